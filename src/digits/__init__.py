@@ -1,0 +1,1 @@
+"""The worked example, yours to replace: a small network that reads handwritten digits."""

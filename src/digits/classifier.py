@@ -1,0 +1,75 @@
+"""The LightningModule: what is computed on a batch, what is logged, what is optimized."""
+
+from collections.abc import Callable, Iterable
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics.classification import MulticlassAccuracy
+
+from digits.convnet import ConvNet
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Classifier(LightningModule):
+    """Trains a network to tell classes of images apart by cross entropy.
+
+    Args:
+        net: images (N, channels, height, width) to logits (N, net.num_classes).
+        optimizer: makes the optimizer from the parameters.
+        scheduler: makes the learning-rate schedule from the optimizer and the number of steps; None for none.
+    """
+
+    def __init__(
+        self,
+        net: ConvNet,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.loss = nn.CrossEntropyLoss()
+        self.val_accuracy = MulticlassAccuracy(net.num_classes, average="micro")
+        self.test_accuracy = MulticlassAccuracy(net.num_classes, average="micro")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, channels, height, width) to logits (N, classes)."""
+        logits: Tensor = self.net(images)
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of a batch of images and labels; logged at each step, with the accuracy."""
+        images, labels = batch
+        logits = self(images)
+        loss: Tensor = self.loss(logits, labels)
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/acc", (logits.argmax(1) == labels).float().mean())
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and accuracy of the validation images, logged once they are all seen."""
+        self._log_epoch("val", batch, self.val_accuracy)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and accuracy of the test images, logged once they are all seen."""
+        self._log_epoch("test", batch, self.test_accuracy)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer, and with it the schedule that moves its learning rate at each step."""
+        optimizer = self.make_optimizer(self.parameters())
+        if self.make_scheduler is None:
+            return optimizer
+        scheduler = self.make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _log_epoch(self, stage: str, batch: Batch, accuracy: MulticlassAccuracy) -> None:
+        images, labels = batch
+        logits = self(images)
+        accuracy.update(logits, labels)
+        self.log(f"{stage}/loss", self.loss(logits, labels), batch_size=len(labels), on_epoch=True)
+        self.log(f"{stage}/acc", accuracy, on_epoch=True, prog_bar=True)

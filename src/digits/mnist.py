@@ -1,0 +1,123 @@
+"""The LightningDataModule: gets MNIST, splits it, and makes batches of it."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torchvision.datasets import MNIST
+
+from litlab.data.memory import EpochSampler, InMemoryLoader
+from litlab.errors import UserError
+
+# Mean and standard deviation of the 60,000 training images' pixels, in [0, 1]; tests/digits computes them again.
+MEAN, STD = 0.1307, 0.3081
+
+# MD5 sums of what the four archives unpack to; torchvision checks those of the archives themselves.
+UNPACKED = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+class MNISTDataModule(LightningDataModule):
+    """MNIST with its official test set; the validation images come out of the 60,000 training images.
+
+    Batches are images (N, 1, 28, 28), float32, and labels (N,), int64. What each setting does, and its unit, stands in
+    `digits.schema`.
+    """
+
+    def __init__(
+        self,
+        dir: str,
+        batch_size: int = 50,
+        eval_batch_size: int = 500,
+        val_size: int = 5000,
+        split_seed: int = 0,
+        shuffle: bool = True,
+        normalize: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.dir = Path(dir)
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.val_size = val_size
+        self.split_seed = split_seed
+        self.shuffle = shuffle
+        self.normalize = normalize
+        self.seed = seed
+
+    def prepare_data(self) -> None:
+        """Put MNIST's files into `dir`, once, however many processes ask.
+
+        Raises:
+            UserError: they are not there and cannot be downloaded.
+        """
+        prepare(self.dir)
+
+    def setup(self, stage: str) -> None:
+        """Read the files and split the training images."""
+        train, test = MNIST(self.dir, train=True), MNIST(self.dir, train=False)
+        order = torch.from_numpy(np.random.default_rng(self.split_seed).permutation(len(train.data)))
+        held_out, kept = order[: self.val_size].sort().values, order[self.val_size :].sort().values
+        self.train = train.data[kept].unsqueeze(1), train.targets[kept]
+        self.val = train.data[held_out].unsqueeze(1), train.targets[held_out]
+        self.test = test.data.unsqueeze(1), test.targets
+
+    def train_dataloader(self) -> InMemoryLoader:
+        """Batches of the training images, in a new order each epoch if `shuffle` is set."""
+        sampler = EpochSampler(len(self.train[0]), self.seed) if self.shuffle else None
+        return InMemoryLoader(*self.train, batch_size=self.batch_size, sampler=sampler)
+
+    def val_dataloader(self) -> InMemoryLoader | list[InMemoryLoader]:
+        """Batches of the held-out images; Lightning takes an empty list for no validation."""
+        return InMemoryLoader(*self.val, batch_size=self.eval_batch_size) if self.val_size else []
+
+    def test_dataloader(self) -> InMemoryLoader:
+        """Batches of the 10,000 test images."""
+        return InMemoryLoader(*self.test, batch_size=self.eval_batch_size)
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """Bytes to numbers, on the device that computes: images are kept and moved as bytes."""
+        images, labels = batch
+        pixels = images.float().div(255)
+        return ((pixels - MEAN) / STD if self.normalize else pixels), labels
+
+
+def prepare(dir: Path) -> None:
+    """Put MNIST's files, checked, into `dir`/MNIST/raw: unpacked from the archives there, or else downloaded.
+
+    Raises:
+        UserError: an archive is missing or damaged and cannot be downloaded.
+    """
+    raw = dir / "MNIST" / "raw"
+    if not _damaged(raw):
+        return
+    raw.mkdir(parents=True, exist_ok=True)
+    with FileLock(raw / ".lock"):  # others that prepare the same folder wait here, then find it done
+        for file in _damaged(raw):
+            file.unlink(missing_ok=True)  # so that torchvision makes it again
+        try:
+            MNIST(dir, download=True)
+        except (RuntimeError, OSError) as error:
+            archives = "\n".join(f"  {name}.gz  md5 {md5}" for name, md5 in MNIST.resources)
+            raise UserError(f"MNIST could not be had: put its files into {raw}:\n{archives}\n({error})") from error
+
+
+def _damaged(raw: Path) -> list[Path]:
+    """The unpacked files that are missing, cut off or changed."""
+    return [raw / name for name, md5 in UNPACKED.items() if not _has_md5(raw / name, md5)]
+
+
+def _has_md5(file: Path, md5: str) -> bool:
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "md5").hexdigest() == md5
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,66 @@
+"""What may be set on the data module and the network; checked before torch is imported."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import model_validator as cross_check
+
+from litlab.schema import Component, Seed, Settings
+
+
+class MNISTDataModule(Settings):
+    """Settings of digits.mnist.MNISTDataModule."""
+
+    dir: str
+    """Folder that holds, or will hold, MNIST/raw."""
+    batch_size: PositiveInt
+    """Images in a training batch."""
+    eval_batch_size: PositiveInt
+    """Images in a validation or test batch; changes speed and memory, not results."""
+    val_size: Annotated[NonNegativeInt, Field(lt=60_000)]
+    """How many of the 60,000 training images are held out for validation."""
+    split_seed: Seed
+    """Seed of the choice of the held-out images; apart from `seed`, so that runs can be compared."""
+    shuffle: bool
+    """Whether each epoch has an order of its own."""
+    normalize: bool
+    """Whether pixels are brought to mean 0 and standard deviation 1; otherwise they are in [0, 1]."""
+    seed: Seed
+    """Seed of the order of the training images."""
+
+
+class ConvNet(Settings):
+    """Settings of digits.convnet.ConvNet."""
+
+    in_channels: PositiveInt
+    """1 for grey images, 3 for colour."""
+    image_size: Annotated[int, Field(ge=4)]
+    """Height and width of the images, in pixels."""
+    channels: Annotated[list[PositiveInt], Field(min_length=2, max_length=2)]
+    """Filters of the two convolutions."""
+    kernel_size: PositiveInt
+    """Height and width of the filters; odd, so that images keep their size."""
+    num_classes: Annotated[int, Field(ge=2)]
+    """How many kinds of images there are."""
+
+    @cross_check(mode="after")
+    def _kernel_has_a_middle(self) -> Self:
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"model.net.kernel_size={self.kernel_size}: should be odd, so that images keep their size")
+        return self
+
+
+class Classifier(Settings):
+    """Settings of digits.classifier.Classifier."""
+
+    net: Component
+    """The network: images in, one score a class out."""
+
+
+class RunningTestAccuracy(Settings):
+    """Settings of digits.tutorial.RunningTestAccuracy."""
+
+    every_n_steps: PositiveInt
+    """Training steps between two looks at the test images."""
+    images: Annotated[int, Field(ge=1, le=10_000)]
+    """How many test images, from the first on."""

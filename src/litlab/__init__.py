@@ -1,0 +1,1 @@
+"""The lab: everything that works with any data and any model."""

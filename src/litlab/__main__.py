@@ -1,0 +1,5 @@
+"""`python -m litlab COMMAND`."""
+
+from litlab.cli import main
+
+main()

@@ -1,0 +1,66 @@
+"""How fast the training goes."""
+
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.data import extract_batch_size
+
+
+class Throughput(Callback):
+    """Logs `images_per_second` of each epoch and keeps that of the whole training; validation is not counted in.
+
+    Lightning's ThroughputMonitor reports rates over a window of steps, and needs a function from the config to count.
+    """
+
+    def __init__(self) -> None:
+        self.images, self.seconds = 0, 0.0
+        self._epoch_images, self._epoch_seconds = 0, 0.0
+        self._since: float | None = None
+
+    @property
+    def images_per_second(self) -> float | None:
+        """Mean over the finished epochs; None before the first."""
+        return self.images / self.seconds if self.seconds else None
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._epoch_images, self._epoch_seconds = 0, 0.0
+        self._go(pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the images."""
+        self._epoch_images += extract_batch_size(batch)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop the clock, unless this is the check before training."""
+        self._stop(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the clock go on."""
+        if not trainer.sanity_checking:
+            self._go(pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the epoch's rate."""
+        self._stop(pl_module)
+        self.images += self._epoch_images
+        self.seconds += self._epoch_seconds
+        pl_module.log("images_per_second", self._epoch_images / self._epoch_seconds)
+
+    def _go(self, module: LightningModule) -> None:
+        self._since = self._now(module)
+
+    def _stop(self, module: LightningModule) -> None:
+        if self._since is not None:
+            self._epoch_seconds += self._now(module) - self._since
+            self._since = None
+
+    @staticmethod
+    def _now(module: LightningModule) -> float:
+        if module.device.type == "cuda":
+            torch.cuda.synchronize(module.device)  # the device may still be at work on steps already counted
+        return time.perf_counter()

@@ -1,0 +1,100 @@
+"""The front door: one small function a command. A command imports torch only once its config is valid."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from litlab import schema
+from litlab.config import CONFIGS, check, explain
+from litlab.errors import UserError
+
+SCHEMAS: dict[str, type[schema.Settings]] = {"train": schema.Train, "evaluate": schema.Evaluate}
+
+
+def train() -> None:
+    """`train [OVERRIDES]`: train, then test the best weights."""
+    _run("train", _train)
+
+
+def evaluate() -> None:
+    """`evaluate run=FOLDER`: test the weights that a run left behind."""
+    _run("evaluate", _evaluate)
+
+
+def main() -> None:
+    """`python -m litlab COMMAND [OVERRIDES]`: a command by its name."""
+    commands = {"train": train, "evaluate": evaluate}
+    name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
+    if name not in commands:
+        print(f"litlab: usage: python -m litlab {'|'.join(commands)} [OVERRIDES]", file=sys.stderr)
+        sys.exit(2)
+    sys.argv[0] = f"python -m litlab {name}"
+    commands[name]()
+
+
+def _train(composed: DictConfig) -> float | None:
+    config = check(composed, schema.Train)
+    folder = _job_folder(composed)
+    from litlab.train import train as train_function
+
+    return train_function(config, folder).objective
+
+
+def _evaluate(composed: DictConfig) -> None:
+    config = check(composed, schema.Evaluate)
+    folder = _job_folder(composed)
+    from litlab.evaluate import evaluate as evaluate_function
+
+    evaluate_function(config, folder)
+
+
+def _job_folder(composed: DictConfig) -> Path:
+    """The folder that Hydra made for this job, now with the composed config in it."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    OmegaConf.save(composed, folder / "config.yaml")
+    return folder
+
+
+class CheckFirst(Callback):
+    """Refuses a bad config before Hydra makes a folder for the run."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check the config of a single run; a bad one ends the command."""
+        composed = config.copy()
+        with open_dict(composed):
+            name = composed.pop("hydra").job.name
+        try:
+            check(composed, SCHEMAS[name])
+        except UserError as error:
+            _refuse(name, str(error))
+
+
+def _run(name: str, job: Callable[[DictConfig], Any]) -> None:
+    """Let Hydra parse the command line and run `job`; what the user can put right ends in one line and exit code 2."""
+
+    def guarded_job(composed: DictConfig) -> Any:
+        try:
+            return job(composed)
+        except UserError as error:
+            _refuse(name, str(error))
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them and leaving
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(guarded_job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        _refuse(name, explain(error))
+
+
+def _refuse(name: str, message: str) -> NoReturn:
+    for line in message.splitlines():
+        print(f"{name}: {line}", file=sys.stderr)
+    sys.exit(2)

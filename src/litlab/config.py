@@ -1,0 +1,203 @@
+"""The one place where a config is checked; needs neither torch nor lightning."""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+
+from litlab.components import SOURCE, accepted_arguments, schema_of
+from litlab.errors import UserError
+from litlab.schema import Settings
+
+IN_CHECKOUT = SOURCE.name == "src"
+CONFIGS = SOURCE.parent / "configs" if IN_CHECKOUT else SOURCE / "litlab" / "configs"
+
+ConfigT = TypeVar("ConfigT", bound=Settings)
+
+
+def project_root() -> str:
+    """The checked-out project; where only its wheel is installed, the working directory."""
+    return str(SOURCE.parent if IN_CHECKOUT else Path.cwd())
+
+
+def new_folder(parent: str) -> str:
+    """Make a folder named by the time in `parent`; of two processes that ask at once, each gets its own."""
+    Path(parent).mkdir(parents=True, exist_ok=True)
+    now = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    attempt = 1
+    while True:
+        folder = Path(parent, now if attempt == 1 else f"{now}-{attempt}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            attempt += 1
+        else:
+            return str(folder)
+
+
+# Hydra asks several times for the folder of a run, and must get the same answer: hence the cache.
+OmegaConf.register_new_resolver("new_folder", new_folder, use_cache=True)
+OmegaConf.register_new_resolver("project_root", project_root)
+
+
+def check(config: DictConfig, schema: type[ConfigT]) -> ConfigT:
+    """The composed config as a checked object.
+
+    Raises:
+        UserError: one line for each key that is unknown, missing, of the wrong type or out of range.
+    """
+    try:
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error)) from error
+    values = cast("dict[str, Any]", values)
+    problems = list(_problems(values, schema, values, ()))
+    for place, component in _components(values):
+        problems += _component_problems(values, component, place)
+    if problems:
+        raise UserError("\n".join(problems))
+    return schema.model_validate(values)
+
+
+def load(file: Path, schema: type[ConfigT]) -> ConfigT:
+    """The config that a run's folder holds, checked like one from the command line.
+
+    Raises:
+        UserError: the file is missing, is no YAML or does not pass the check.
+    """
+    try:
+        config = OmegaConf.load(file)
+    except FileNotFoundError as error:
+        raise UserError(f"{file.parent} holds no {file.name}") from error
+    except Exception as error:
+        raise UserError(f"{file} cannot be read: {_first_line(error)}") from error
+    if not isinstance(config, DictConfig):
+        raise UserError(f"{file} holds no config")
+    try:
+        return check(config, schema)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+
+
+def explain(error: Exception) -> str:
+    """One line that says what is wrong with the command line or the config, and what would be right."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if options := getattr(error, "options", None):  # a choice that does not exist
+        group, _, given = str(getattr(error, "missing_cfg_file", "")).rpartition("/")
+        return f"{group}={given}: no such option{_suggest(given, options, f'{group}=')}; there is {', '.join(options)}"
+    if "is not in struct" in str(cause) and isinstance(cause, OmegaConfBaseException):
+        return _unknown(cause.full_key or "", _root_of(cause))
+    if "Missing mandatory value" in str(cause) and isinstance(cause, OmegaConfBaseException):
+        return f"{cause.full_key}: needs a value, give {cause.full_key}=…"
+    return _first_line(error)
+
+
+def _root_of(error: OmegaConfBaseException) -> dict[str, Any]:
+    if error.parent_node is None:
+        return {}
+    root = OmegaConf.to_container(error.parent_node._get_root(), resolve=False)
+    return {str(key): value for key, value in cast("dict[str, Any]", root).items() if key != "hydra"}
+
+
+def _problems(
+    root: Mapping[str, Any], schema: type[Settings], values: Mapping[str, Any], place: tuple[str, ...]
+) -> Iterator[str]:
+    """What `schema` has against `values`, which stand at `place` in the config; one line a key."""
+    try:
+        schema.model_validate(values)
+    except ValidationError as error:
+        complaints: dict[str, tuple[Any, list[str]]] = {}
+        for detail in error.errors():
+            inner, given = _follow(values, detail["loc"])
+            key = ".".join([*place, *inner])
+            if detail["type"] == "extra_forbidden":
+                yield _unknown(key, root)
+            elif detail["type"] == "missing":
+                yield f"{'.'.join([*place, *map(str, detail['loc'])])}: is missing"
+            elif detail["type"] == "value_error":  # a cross-check names its keys itself
+                yield str(detail["ctx"]["error"])
+            else:
+                complaints.setdefault(key, (given, []))[1].append(detail["msg"].removeprefix("Input should be "))
+        for key, (given, accepted) in complaints.items():
+            yield f"{key}={_as_override(given)}: should be {' or '.join(dict.fromkeys(accepted))}"
+
+
+def _follow(values: Any, location: Sequence[str | int]) -> tuple[list[str], Any]:
+    """The part of pydantic's location that are keys of the config, and the value there; the rest is unions' tags."""
+    keys = []
+    for part in location:
+        if isinstance(values, Mapping) and part in values:
+            values = values[str(part)]
+        elif isinstance(values, list) and isinstance(part, int) and part < len(values):
+            values = values[part]
+        else:
+            continue
+        keys.append(str(part))
+    return keys, values
+
+
+def _components(values: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    if isinstance(values, dict):
+        if "_target_" in values:
+            yield place, values
+        for key, value in values.items():
+            yield from _components(value, (*place, str(key)))
+    elif isinstance(values, list):
+        for index, value in enumerate(values):
+            yield from _components(value, (*place, str(index)))
+
+
+def _component_problems(root: Mapping[str, Any], component: dict[str, Any], place: tuple[str, ...]) -> list[str]:
+    target, settings = component["_target_"], {key: component[key] for key in component if key != "_target_"}
+    try:
+        schema = schema_of(str(target))
+        if schema:
+            return list(_problems(root, schema, settings, place))
+        accepted = accepted_arguments(str(target))
+    except UserError as error:
+        return [f"{'.'.join([*place, '_target_'])}={target}: {error}"]
+    unknown = [] if accepted is None else [key for key in settings if key not in accepted]
+    return [f"{'.'.join([*place, key])}: {target} takes {', '.join(sorted(accepted or ()))}" for key in unknown]
+
+
+def _unknown(key: str, root: Mapping[str, Any]) -> str:
+    known = [other for other in _keys(root) if other != key]
+    parent, _, _ = key.rpartition(".")
+    siblings = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == parent]
+    where = f"{parent} has" if parent else "there is"
+    return f"{key}: no such key{_suggest(key, known)}; {where} {', '.join(siblings)}"
+
+
+def _keys(values: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            if not str(key).startswith("_"):
+                yield f"{prefix}{key}"
+                yield from _keys(value, f"{prefix}{key}.")
+
+
+def _suggest(given: str, known: Sequence[str], prefix: str = "") -> str:
+    """The nearest known name, as ', did you mean …?'; for a bare name, also keys that end in one like it."""
+    close = difflib.get_close_matches(given, known, n=1)
+    if not close:
+        last_parts = {key.rpartition(".")[2]: key for key in known}
+        close = [last_parts[part] for part in difflib.get_close_matches(given.rpartition(".")[2], last_parts, n=1)]
+    return f", did you mean {prefix}{close[0]}?" if close else ""
+
+
+def _as_override(value: Any) -> str:
+    """`value` as one would write it on the command line."""
+    return (
+        {None: "null", True: "true", False: "false"}.get(value, str(value))
+        if not isinstance(value, list)
+        else str(value)
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,154 @@
+"""A run is its folder: `config.yaml`, `run.json`, the checkpoints, the curves and the log."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from litlab.components import SOURCE
+from litlab.errors import UserError
+from litlab.runs.files import write_text
+
+PACKAGES = ("litlab", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "tensorboard", "numpy")
+
+CheckpointName = Literal["best", "last"]
+
+
+class Git(BaseModel):
+    """The state of the source code."""
+
+    commit: str
+    dirty: bool
+    """Whether files differed from the commit."""
+
+
+class Metrics(BaseModel):
+    """What was measured, by the names it was logged under."""
+
+    last: dict[str, float] = {}
+    """When training ended; of `train/…`, the last step's."""
+    best: dict[str, float] = {}
+    """When the monitored metric was best."""
+    best_epoch: int | None = None
+    """The epoch of that, from 0."""
+    test: dict[str, float] = {}
+
+
+class Record(BaseModel):
+    """What `run.json` says."""
+
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+
+    command: str
+    status: Literal["running", "done", "failed"] = "running"
+    reason: str | None = None
+    """Why the run failed."""
+    started: datetime
+    ended: datetime | None = None
+    seed: int
+    device: str | None = None
+    images_per_second: float | None = None
+    """In training, without validation and test."""
+    metrics: Metrics = Metrics()
+    checkpoints: dict[CheckpointName, str] = {}
+    """Paths inside the run's folder."""
+    evaluated: str | None = None
+    """The checkpoint that `evaluate` took."""
+    git: Git | None = None
+    """None where the source is not in a git repository."""
+    python: str
+    versions: dict[str, str]
+
+
+class Run:
+    """A run's folder and its record, which is on disk whenever `save` returns."""
+
+    def __init__(self, folder: Path, record: Record) -> None:
+        self.folder = folder
+        self.record = record
+
+    @classmethod
+    def create(cls, folder: Path, seed: int) -> Self:
+        """The run that starts now, in `folder`, which exists.
+
+        Raises:
+            UserError: the folder holds a run already.
+        """
+        if (folder / "run.json").exists():
+            raise UserError(f"{folder} holds a run already: choose another folder")
+        record = Record(
+            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            started=datetime.now(UTC),
+            seed=seed,
+            git=_git(),
+            python=sys.version.partition(" ")[0],
+            versions={package: version(package) for package in PACKAGES},
+        )
+        run = cls(folder, record)
+        run.save()
+        return run
+
+    @classmethod
+    def open(cls, path: str) -> Self:
+        """The run in a folder that a user named; `path` may also be a file in it, such as a checkpoint.
+
+        Raises:
+            UserError: there is no run there, or its record is damaged.
+        """
+        place = Path(path).absolute()
+        if not place.exists():
+            raise UserError(f"run={path}: there is no such file or folder")
+        folder = next((folder for folder in (place, *place.parents[:2]) if (folder / "run.json").is_file()), None)
+        if folder is None:
+            raise UserError(f"run={path}: no run's folder, it holds no run.json")
+        try:
+            return cls(folder, Record.model_validate_json((folder / "run.json").read_text(encoding="utf-8")))
+        except (ValidationError, UnicodeDecodeError) as error:
+            raise UserError(f"{folder / 'run.json'} is damaged") from error
+
+    def best_checkpoint(self) -> Path:
+        """The best weights, or the last ones where nothing was monitored.
+
+        Raises:
+            UserError: the run was stopped before its first checkpoint.
+        """
+        saved = self.record.checkpoints.get("best") or self.record.checkpoints.get("last")
+        if saved is None:
+            raise UserError(f"{self.folder} has no checkpoint; the run's status is {self.record.status}")
+        return self.folder / saved
+
+    def save(self) -> None:
+        """Write the record."""
+        write_text(self.folder / "run.json", self.record.model_dump_json(indent=2) + "\n")
+
+    @contextmanager
+    def tracked(self) -> Iterator[None]:
+        """Record how what happens inside ends, and when."""
+        try:
+            yield
+            self.record.status = "done"
+        except BaseException as error:
+            self.record.status = "failed"
+            self.record.reason = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            self.record.ended = datetime.now(UTC)
+            self.save()
+
+
+def _git() -> Git | None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(SOURCE.parent), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    try:
+        return Git(commit=git("rev-parse", "HEAD"), dirty=bool(git("status", "--porcelain")))
+    except (OSError, subprocess.CalledProcessError):
+        return None

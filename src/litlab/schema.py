@@ -1,0 +1,180 @@
+"""What may be set, and to what: the lab's own settings and those of the framework classes it ships configs for.
+
+The values themselves are in `configs/`; nothing here has a default, so each has one home.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import model_validator as cross_check
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+Component = dict[str, Any]
+"""A node with a `_target_`: the class to build and its arguments, checked by `litlab.components`."""
+
+
+class Settings(BaseModel):
+    """Base of every schema: an unknown key or a value of another type is refused, and nothing changes afterwards."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Paths(Settings):
+    """Where things are."""
+
+    root: str
+    """Folder that the others are in: the project's, or the working directory where the project is not checked out."""
+    data: str
+    """Folder of the datasets."""
+    logs: str
+    """Folder of everything that runs leave behind."""
+
+
+class Checkpoint(Settings):
+    """Which weights are kept, besides the last."""
+
+    monitor: str | None
+    """Validation metric whose best value marks the best weights; null where there is no validation."""
+    mode: Literal["min", "max"]
+    """Whether the best value is the smallest or the largest."""
+
+
+class Trainer(Settings):
+    """Arguments of Lightning's Trainer, by Lightning's names."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "mps"]
+    """Kind of device; auto takes a GPU where there is one."""
+    devices: Literal[1] | Annotated[list[NonNegativeInt], Field(min_length=1, max_length=1)]
+    """1 for any one device, [i] for the GPU with that index."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"]
+    """Number format of the computation."""
+    max_epochs: Literal[-1] | PositiveInt
+    """Passes over the training data; -1 for no limit."""
+    max_steps: Literal[-1] | PositiveInt
+    """Optimizer steps after which training ends in any case; -1 for no limit."""
+    max_time: str | None
+    """Time after which training ends in any case, as DD:HH:MM:SS."""
+    limit_train_batches: NonNegativeInt | Fraction
+    """Batches (int) or share (float) of an epoch's training data to use."""
+    limit_val_batches: NonNegativeInt | Fraction
+    """Batches (int) or share (float) of the validation data to use."""
+    limit_test_batches: NonNegativeInt | Fraction
+    """Batches (int) or share (float) of the test data to use."""
+    val_check_interval: PositiveInt | Annotated[float, Field(gt=0, le=1)]
+    """Steps (int) or share of an epoch (float) between validations."""
+    check_val_every_n_epoch: PositiveInt
+    """Epochs between validations."""
+    num_sanity_val_steps: Literal[-1] | NonNegativeInt
+    """Validation batches run before training starts, so that an error there shows at once."""
+    log_every_n_steps: PositiveInt
+    """Steps between two points of a curve."""
+    gradient_clip_val: PositiveFloat | None
+    """Largest norm or value of the gradient; null does not clip."""
+    gradient_clip_algorithm: Literal["norm", "value"]
+    """What gradient_clip_val limits."""
+    accumulate_grad_batches: PositiveInt
+    """Batches whose gradients are added up for one optimizer step."""
+    deterministic: bool | Literal["warn"]
+    """Whether only deterministic algorithms may run; the CPU needs no such rule."""
+    detect_anomaly: bool
+    """Whether autograd looks for the operation that made a NaN; slow."""
+    profiler: Literal["simple", "advanced"] | None
+    """Lightning profiler whose report is printed when training ends."""
+
+    @cross_check(mode="after")
+    def _index_names_a_gpu(self) -> Self:
+        if isinstance(self.devices, list) and self.accelerator == "cpu":
+            raise ValueError("trainer.devices as a list names a GPU, but trainer.accelerator is cpu: set devices to 1")
+        return self
+
+    @cross_check(mode="after")
+    def _training_ends(self) -> Self:
+        if self.max_epochs == -1 and self.max_steps == -1 and self.max_time is None:
+            raise ValueError("training would never end: set trainer.max_epochs, trainer.max_steps or trainer.max_time")
+        return self
+
+
+class Train(Settings):
+    """Everything that `train` can be told."""
+
+    seed: Seed
+    """Seed of the initial weights and of the order of the batches."""
+    test: bool
+    """Whether the best weights are tested at the end."""
+    checkpoint: Checkpoint
+    paths: Paths
+    data: Component
+    model: Component
+    optimizer: Component
+    scheduler: Component | None
+    trainer: Trainer
+    callbacks: dict[str, Component]
+    logger: dict[str, Component]
+
+
+class Evaluate(Settings):
+    """Everything that `evaluate` can be told."""
+
+    run: str
+    """Folder of the run, or a checkpoint in it."""
+    accelerator: Literal["auto", "cpu", "gpu", "mps"]
+    """Kind of device; auto takes a GPU where there is one."""
+    paths: Paths
+
+
+class Adam(Settings):
+    """Settings of torch.optim.Adam."""
+
+    lr: NonNegativeFloat
+    """Learning rate; with a scheduler, its highest."""
+    betas: Annotated[list[Beta], Field(min_length=2, max_length=2)]
+    """Decay of the running averages of the gradient and of its square."""
+    eps: PositiveFloat
+    """Added to the denominator."""
+    weight_decay: NonNegativeFloat
+    """Pull of the weights towards zero."""
+    fused: bool
+    """Whether one kernel updates all weights: faster, and rounds differently."""
+
+
+class AdamW(Adam):
+    """Settings of torch.optim.AdamW."""
+
+
+class SGD(Settings):
+    """Settings of torch.optim.SGD."""
+
+    lr: NonNegativeFloat
+    """Learning rate; with a scheduler, its highest."""
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the last step that the next one keeps."""
+    nesterov: bool
+    """Whether the gradient is taken where the momentum leads."""
+    weight_decay: NonNegativeFloat
+    """Pull of the weights towards zero."""
+    fused: bool
+    """Whether one kernel updates all weights: faster, and rounds differently."""
+
+    @cross_check(mode="after")
+    def _nesterov_needs_momentum(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("optimizer.nesterov=true needs optimizer.momentum above 0")
+        return self
+
+
+class OneCycle(Settings):
+    """Settings of litlab.schedulers.OneCycle."""
+
+    warmup: OpenFraction
+    """Share of the steps in which the learning rate rises."""
+
+
+class Cosine(Settings):
+    """Settings of litlab.schedulers.Cosine."""
+
+    final_lr: NonNegativeFloat
+    """Learning rate of the last step."""
