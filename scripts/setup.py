@@ -16,7 +16,7 @@ INPUTS = (ROOT / "pyproject.toml", ROOT / "constraints.txt")
 
 def main() -> None:
     """Set up `.venv`, unless another process has just done it."""
-    if sys.version_info < (3, 11):  # noqa: UP036: the python3 that comes first may be any
+    if sys.version_info < (3, 11):  # noqa: UP036 (any python3 may run this)
         sys.exit(f"{sys.executable} is Python {sys.version.split()[0]}; this project needs 3.11 or newer as python3")
     if is_current():
         return

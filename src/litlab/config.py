@@ -1,6 +1,7 @@
 """The one place where a config is checked; needs neither torch nor lightning."""
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -89,12 +90,16 @@ def explain(error: Exception) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if options := getattr(error, "options", None):  # a choice that does not exist
         group, _, given = str(getattr(error, "missing_cfg_file", "")).rpartition("/")
-        return f"{group}={given}: no such option{_suggest(given, options, f'{group}=')}; there is {', '.join(options)}"
+        nearest = difflib.get_close_matches(given, options, n=1)
+        hint = _did_you_mean(f"{group}={nearest[0]}" if nearest else None)
+        return f"{group}={given}: no such option{hint}; there is {', '.join(options)}"
     if "is not in struct" in str(cause) and isinstance(cause, OmegaConfBaseException):
-        return _unknown(cause.full_key or "", _root_of(cause))
+        override = re.search(r"config use \+(.+?)=(.*)$", str(error), re.MULTILINE)  # Hydra repeats it there
+        key, value = override.groups() if override else (cause.full_key or "", None)
+        return _unknown(key, _root_of(cause), value)
     if "Missing mandatory value" in str(cause) and isinstance(cause, OmegaConfBaseException):
         return f"{cause.full_key}: needs a value, give {cause.full_key}=…"
-    return _first_line(error)
+    return ": ".join(str(error).strip().splitlines()[:2]) or type(error).__name__
 
 
 def _root_of(error: OmegaConfBaseException) -> dict[str, Any]:
@@ -116,7 +121,7 @@ def _problems(
             inner, given = _follow(values, detail["loc"])
             key = ".".join([*place, *inner])
             if detail["type"] == "extra_forbidden":
-                yield _unknown(key, root)
+                yield _unknown(key, root, _as_override(given))
             elif detail["type"] == "missing":
                 yield f"{'.'.join([*place, *map(str, detail['loc'])])}: is missing"
             elif detail["type"] == "value_error":  # a cross-check names its keys itself
@@ -165,12 +170,31 @@ def _component_problems(root: Mapping[str, Any], component: dict[str, Any], plac
     return [f"{'.'.join([*place, key])}: {target} takes {', '.join(sorted(accepted or ()))}" for key in unknown]
 
 
-def _unknown(key: str, root: Mapping[str, Any]) -> str:
-    known = [other for other in _keys(root) if other != key]
+def _unknown(key: str, root: Mapping[str, Any], given: str | None) -> str:
     parent, _, _ = key.rpartition(".")
+    known = [other for other in _keys(root) if other != key]
     siblings = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == parent]
+    assignment = key if given is None else f"{key}={given}"
     where = f"{parent} has" if parent else "there is"
-    return f"{key}: no such key{_suggest(key, known)}; {where} {', '.join(siblings)}"
+    return f"{assignment}: no such key{_did_you_mean(_nearest_key(key, known))}; {where} {', '.join(siblings)}"
+
+
+def _nearest_key(key: str, known: Sequence[str]) -> str | None:
+    """The known key most likely meant: one of the same name elsewhere, one beside it, one spelt alike, any such name."""
+    parent, _, name = key.rpartition(".")
+    by_name = {other.rpartition(".")[2]: other for other in known}
+    if name in by_name:
+        return by_name[name]
+    beside = {last: other for last, other in by_name.items() if other.rpartition(".")[0] == parent}
+    others = {other: other for other in known if not key.startswith(f"{other}.")}
+    for candidates, wanted, likeness in ((beside, name, 0.6), (others, key, 0.8), (by_name, name, 0.6)):
+        if close := difflib.get_close_matches(wanted, candidates, n=1, cutoff=likeness):
+            return candidates[close[0]]
+    return None
+
+
+def _did_you_mean(nearest: str | None) -> str:
+    return f", did you mean {nearest}?" if nearest else ""
 
 
 def _keys(values: Any, prefix: str = "") -> Iterator[str]:
@@ -181,22 +205,11 @@ def _keys(values: Any, prefix: str = "") -> Iterator[str]:
                 yield from _keys(value, f"{prefix}{key}.")
 
 
-def _suggest(given: str, known: Sequence[str], prefix: str = "") -> str:
-    """The nearest known name, as ', did you mean …?'; for a bare name, also keys that end in one like it."""
-    close = difflib.get_close_matches(given, known, n=1)
-    if not close:
-        last_parts = {key.rpartition(".")[2]: key for key in known}
-        close = [last_parts[part] for part in difflib.get_close_matches(given.rpartition(".")[2], last_parts, n=1)]
-    return f", did you mean {prefix}{close[0]}?" if close else ""
-
-
 def _as_override(value: Any) -> str:
     """`value` as one would write it on the command line."""
-    return (
-        {None: "null", True: "true", False: "false"}.get(value, str(value))
-        if not isinstance(value, list)
-        else str(value)
-    )
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
 
 
 def _first_line(error: Exception) -> str:

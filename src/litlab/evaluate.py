@@ -1,5 +1,6 @@
 """Testing what a run left behind."""
 
+import logging
 from pathlib import Path
 
 from lightning.pytorch import LightningDataModule, seed_everything
@@ -10,22 +11,25 @@ from litlab.callbacks.throughput import Throughput
 from litlab.components import build
 from litlab.config import load
 from litlab.runs.checkpoint import load_weights
-from litlab.runs.run import Run
+from litlab.runs.run import Run, newest_run
 from litlab.train import build_module, describe, make_trainer, test
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(config: schema.Evaluate, folder: Path) -> Run:
-    """Test a run's best weights, or the checkpoint that `config.run` names; `folder` gets the record of it.
+    """Test a run's best weights, or those of the checkpoint that `config.run` names; `folder` gets the record of it.
 
     Raises:
         UserError: there is no such run, or its config or checkpoint is damaged.
     """
-    evaluated = Run.open(config.run)
-    named = Path(config.run)
-    checkpoint = named.absolute() if named.suffix == ".ckpt" else evaluated.best_checkpoint()
+    path = newest_run(Path(config.paths.logs)) if config.run == "last" else Path(config.run)
+    evaluated = Run.open(path)
+    checkpoint = path.absolute() if path.suffix == ".ckpt" else evaluated.best_checkpoint()
     trained = load(evaluated.folder / "config.yaml", schema.Train)
     run = Run.create(folder, trained.seed)
     run.record.evaluated = str(checkpoint)
+    log.info("testing %s", checkpoint)
     with run.tracked():
         seed_everything(trained.seed, workers=True, verbose=False)
         data: LightningDataModule = build(trained.data)

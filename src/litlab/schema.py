@@ -50,8 +50,8 @@ class Trainer(Settings):
     """Kind of device; auto takes a GPU where there is one."""
     devices: Literal[1] | Annotated[list[NonNegativeInt], Field(min_length=1, max_length=1)]
     """1 for any one device, [i] for the GPU with that index."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"]
-    """Number format of the computation."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    """Number format of the computation; the weights are kept in 32 bits."""
     max_epochs: Literal[-1] | PositiveInt
     """Passes over the training data; -1 for no limit."""
     max_steps: Literal[-1] | PositiveInt
@@ -120,7 +120,7 @@ class Evaluate(Settings):
     """Everything that `evaluate` can be told."""
 
     run: str
-    """Folder of the run, or a checkpoint in it."""
+    """Folder of the run, a checkpoint in it, or `last` for the newest run."""
     accelerator: Literal["auto", "cpu", "gpu", "mps"]
     """Kind of device; auto takes a GPU where there is one."""
     paths: Paths

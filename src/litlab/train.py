@@ -4,16 +4,18 @@ import logging
 import platform
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from litlab import schema
 from litlab.callbacks.epoch_lines import EpochLines
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 # Lightning 2.6 asks torch in a way that torch 2.14 calls old; a user can do nothing about it.
 warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning)
+# An empty list is how a data module says that nothing is held out; where that matters, RecordRun says so.
+warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
 
 
 @dataclass(frozen=True)
@@ -63,14 +67,16 @@ def train(config: schema.Train, folder: Path) -> Result:
         )
         run.record.device = describe(trainer.strategy.root_device)
         run.save()
-        log.info("training on %s, in %s", run.record.device, folder)
-        _translated(trainer.fit, module, datamodule=data)
+        log.info("training on %s", run.record.device)
+        with _misconfiguration_is_the_users():
+            trainer.fit(module, datamodule=data)
         run.record.checkpoints = {
             name: f"checkpoints/{name}.ckpt" for name, callback in checkpoints.items() if callback.best_model_path
         }
         if config.test:
             load_weights(module, run.best_checkpoint())
             test(trainer, module, data)
+        log.info("results: %s\ncurves:  tensorboard --logdir %s", folder, folder)
     best = run.record.metrics.best
     return Result(run, objective=best.get(config.checkpoint.monitor) if config.checkpoint.monitor else None)
 
@@ -85,16 +91,15 @@ def build_module(config: schema.Train) -> LightningModule:
 def make_trainer(config: schema.Trainer, callbacks: list[Callback], logger: list[Logger], folder: Path) -> Trainer:
     """Lightning's Trainer; it draws and prints nothing of its own but a progress bar among the `callbacks`."""
     settings: dict[str, Any] = config.model_dump()
-    trainer: Trainer = _translated(
-        Trainer,
-        **settings,
-        callbacks=callbacks,
-        logger=logger,
-        default_root_dir=folder,
-        enable_model_summary=False,
-        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
-    )
-    return trainer
+    with _misconfiguration_is_the_users():
+        return Trainer(
+            **settings,
+            callbacks=callbacks,
+            logger=logger,
+            default_root_dir=folder,
+            enable_model_summary=False,
+            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        )
 
 
 def test(trainer: Trainer, module: LightningModule, data: LightningDataModule) -> None:
@@ -125,9 +130,10 @@ def _checkpoints(config: schema.Checkpoint, folder: Path) -> dict[CheckpointName
     return checkpoints
 
 
-def _translated(function: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call `function`; what Lightning calls a misconfiguration is the user's to put right."""
+@contextmanager
+def _misconfiguration_is_the_users() -> Iterator[None]:
     try:
-        return function(*args, **kwargs)
+        yield
     except MisconfigurationException as error:
-        raise UserError(str(error).strip().partition("\n")[0]) from error
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"Lightning refuses these settings of trainer: {reason}") from error

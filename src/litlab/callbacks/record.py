@@ -21,11 +21,9 @@ class RecordRun(Callback):
         self._require_monitor(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say before the first epoch that there is nothing to validate on."""
-        if self.monitor.monitor and not any(trainer.num_val_batches):
-            raise UserError(
-                f"checkpoint.monitor={self.monitor.monitor}: no validation data; set checkpoint.monitor=null"
-            )
+        """Say the same where there is no validation at all."""
+        if not any(trainer.num_val_batches):
+            self._require_monitor(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the metrics if they are the best so far."""
@@ -53,8 +51,9 @@ class RecordRun(Callback):
     def _require_monitor(self, trainer: Trainer) -> None:
         name = self.monitor.monitor
         if name is not None and name not in trainer.callback_metrics:
-            logged = ", ".join(trainer.callback_metrics) or "nothing"
-            raise UserError(f"checkpoint.monitor={name}: the validation logs no such metric; it logs {logged}")
+            logged = ", ".join(trainer.callback_metrics)
+            hint = f"validation logs {logged}" if logged else "there is no validation data; set checkpoint.monitor=null"
+            raise UserError(f"checkpoint.monitor={name}: no such metric; {hint}")
 
 
 def _numbers(trainer: Trainer, prefix: str = "") -> dict[str, float]:

@@ -96,13 +96,13 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, path: str) -> Self:
-        """The run in a folder that a user named; `path` may also be a file in it, such as a checkpoint.
+    def open(cls, path: Path) -> Self:
+        """The run in a folder; `path` may also be a file in it, such as a checkpoint.
 
         Raises:
             UserError: there is no run there, or its record is damaged.
         """
-        place = Path(path).absolute()
+        place = path.absolute()
         if not place.exists():
             raise UserError(f"run={path}: there is no such file or folder")
         folder = next((folder for folder in (place, *place.parents[:2]) if (folder / "run.json").is_file()), None)
@@ -141,6 +141,18 @@ class Run:
         finally:
             self.record.ended = datetime.now(UTC)
             self.save()
+
+
+def newest_run(logs: Path) -> Path:
+    """The folder of the run that was started last.
+
+    Raises:
+        UserError: there is none.
+    """
+    runs = sorted(logs.glob("train/runs/*/run.json"), key=lambda file: file.parent.stat().st_ctime_ns)
+    if not runs:
+        raise UserError(f"there is no run in {logs / 'train' / 'runs'} yet")
+    return runs[-1].parent
 
 
 def _git() -> Git | None:
