@@ -37,6 +37,11 @@ class RunningTestAccuracy(Callback):
         images, labels = self.batch
         with torch.no_grad():
             accuracy = (pl_module(images).argmax(1) == labels).float().mean()
-        pl_module.log(f"test/acc_first_{self.images}", accuracy)
+        name = f"test/acc_first_{self.images}"
+        pl_module.log(
+            name, accuracy, logger=False
+        )  # for the record; Lightning would repeat it at every step of a curve
+        for logger in trainer.loggers:
+            logger.log_metrics({name: accuracy.item()}, step=trainer.global_step - 1)
         loss = outputs["loss"].item()
         log.info("Epoch:  %d | train loss: %.4f | test accuracy: %.2f", trainer.current_epoch, loss, accuracy)

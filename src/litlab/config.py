@@ -61,7 +61,9 @@ def check(config: DictConfig, schema: type[ConfigT]) -> ConfigT:
     for place, component in _components(values):
         problems += _component_problems(values, component, place)
     if problems:
-        raise UserError("\n".join(problems))
+        # A key that takes its value from another of the same name has the other's problem: once is enough.
+        by_name = {re.sub(r"^[\w.]*\.(?=\w+=)", "", problem): problem for problem in reversed(problems)}
+        raise UserError("\n".join(reversed(by_name.values())))
     return schema.model_validate(values)
 
 
@@ -127,9 +129,11 @@ def _problems(
             elif detail["type"] == "value_error":  # a cross-check names its keys itself
                 yield str(detail["ctx"]["error"])
             else:
-                complaints.setdefault(key, (given, []))[1].append(detail["msg"].removeprefix("Input should be "))
-        for key, (given, accepted) in complaints.items():
-            yield f"{key}={_as_override(given)}: should be {' or '.join(dict.fromkeys(accepted))}"
+                complaints.setdefault(key, (given, []))[1].append(detail["msg"])
+        for key, (given, messages) in complaints.items():
+            accepted = " or ".join(dict.fromkeys(message.removeprefix("Input should be ") for message in messages))
+            should_be = "should be " if messages[0].startswith("Input should be ") else ""
+            yield f"{key}={_as_override(given)}: {should_be}{accepted}"
 
 
 def _follow(values: Any, location: Sequence[str | int]) -> tuple[list[str], Any]:
@@ -173,6 +177,8 @@ def _component_problems(root: Mapping[str, Any], component: dict[str, Any], plac
 def _unknown(key: str, root: Mapping[str, Any], given: str | None) -> str:
     parent, _, _ = key.rpartition(".")
     known = [other for other in _keys(root) if other != key]
+    if parent not in known:
+        parent = ""  # misspelt itself: list what there is at the top
     siblings = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == parent]
     assignment = key if given is None else f"{key}={given}"
     where = f"{parent} has" if parent else "there is"
@@ -180,14 +186,14 @@ def _unknown(key: str, root: Mapping[str, Any], given: str | None) -> str:
 
 
 def _nearest_key(key: str, known: Sequence[str]) -> str | None:
-    """The known key most likely meant: one of the same name elsewhere, one beside it, one spelt alike, any such name."""
+    """The known key most likely meant: of the same name elsewhere, or spelt alike beside it or anywhere."""
     parent, _, name = key.rpartition(".")
     by_name = {other.rpartition(".")[2]: other for other in known}
     if name in by_name:
         return by_name[name]
     beside = {last: other for last, other in by_name.items() if other.rpartition(".")[0] == parent}
     others = {other: other for other in known if not key.startswith(f"{other}.")}
-    for candidates, wanted, likeness in ((beside, name, 0.6), (others, key, 0.8), (by_name, name, 0.6)):
+    for candidates, wanted, likeness in ((beside, name, 0.6), (others, key, 0.8), (by_name, name, 0.75)):
         if close := difflib.get_close_matches(wanted, candidates, n=1, cutoff=likeness):
             return candidates[close[0]]
     return None

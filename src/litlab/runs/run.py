@@ -21,7 +21,13 @@ PACKAGES = ("litlab", "torch", "torchvision", "lightning", "torchmetrics", "hydr
 CheckpointName = Literal["best", "last"]
 
 
-class Git(BaseModel):
+class Part(BaseModel):
+    """Base of what `run.json` holds."""
+
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+
+
+class Git(Part):
     """The state of the source code."""
 
     commit: str
@@ -29,7 +35,7 @@ class Git(BaseModel):
     """Whether files differed from the commit."""
 
 
-class Metrics(BaseModel):
+class Metrics(Part):
     """What was measured, by the names it was logged under."""
 
     last: dict[str, float] = {}
@@ -41,10 +47,8 @@ class Metrics(BaseModel):
     test: dict[str, float] = {}
 
 
-class Record(BaseModel):
+class Record(Part):
     """What `run.json` says."""
-
-    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
     command: str
     status: Literal["running", "done", "failed"] = "running"

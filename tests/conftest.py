@@ -1,0 +1,81 @@
+"""What many tests need: the project's folders, a checked config, MNIST, and commands in processes of their own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+from hydra import initialize_config_dir
+from omegaconf import DictConfig
+
+from digits.mnist import MNISTDataModule, prepare
+from litlab import schema
+from litlab.config import CONFIGS, check
+
+ROOT = Path(__file__).resolve().parents[1]
+SHORT = (
+    "trainer.accelerator=cpu",
+    "trainer.max_epochs=1",
+    "trainer.limit_train_batches=20",
+    "trainer.limit_val_batches=1",
+    "trainer.limit_test_batches=1",
+)
+
+
+def compose(*overrides: str, command: str = "train") -> DictConfig:
+    """The config that a command line leads to, unchecked."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return hydra.compose(command, overrides=list(overrides))
+
+
+def settings(*overrides: str) -> schema.Train:
+    """The checked config of `train OVERRIDES`."""
+    return check(compose(*overrides), schema.Train)
+
+
+@pytest.fixture(scope="session")
+def archives() -> Path:
+    """The folder of MNIST's four archives."""
+    return ROOT / "data" / "MNIST" / "raw"
+
+
+@pytest.fixture(scope="session")
+def mnist_dir() -> Path:
+    """A data folder that is ready to be read."""
+    prepare(ROOT / "data")
+    return ROOT / "data"
+
+
+@pytest.fixture(scope="session")
+def mnist(mnist_dir: Path) -> MNISTDataModule:
+    """The data module with its default settings, set up."""
+    data = MNISTDataModule(str(mnist_dir))
+    data.setup("fit")
+    return data
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `python -m litlab …` in another folder than the project's; logs go to `tmp_path/logs`."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "litlab", *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"LITLAB_LOGS": str(tmp_path / "logs")} | environment,
+            capture_output=True,
+            text=True,
+            timeout=280,
+        )
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _same_threads_as_a_fresh_process() -> None:
+    """No test's number of threads reaches the next one."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))

@@ -1,0 +1,46 @@
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from conftest import settings
+from digits.classifier import Classifier
+from digits.convnet import ConvNet
+from litlab.components import build
+from litlab.train import build_module, make_trainer
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log:UserWarning")  # the step is called without a Trainer
+def test_training_step_is_the_cross_entropy(mnist):
+    module = build_module(settings())
+    images, labels = mnist.on_after_batch_transfer(next(iter(mnist.train_dataloader())), 0)
+    loss = module.training_step((images, labels), 0)
+    assert torch.equal(loss, cross_entropy(module(images), labels))
+
+
+def test_test_metrics_are_those_over_all_images_at_once(mnist, tmp_path):
+    config = settings("trainer.accelerator=cpu", "data.eval_batch_size=333")  # does not divide 10,000
+    module = build_module(config)
+    trainer = make_trainer(config.trainer, callbacks=[], logger=[], folder=tmp_path)
+    trainer.test(module, datamodule=build(config.data), verbose=False)
+    with torch.no_grad():
+        logits = module(mnist.test[0].float() / 255)
+    expected = {
+        "test/loss": cross_entropy(logits, mnist.test[1]).item(),
+        "test/acc": (logits.argmax(1) == mnist.test[1]).double().mean().item(),
+    }
+    assert {name: value.item() for name, value in trainer.callback_metrics.items()} == pytest.approx(expected, rel=1e-5)
+
+
+def test_same_seed_same_weights():
+    torch.manual_seed(3)
+    first = build_module(settings())
+    torch.manual_seed(3)
+    second = build_module(settings())
+    assert torch.equal(first.net.out.weight, second.net.out.weight)
+
+
+def test_without_a_schedule_there_is_only_the_optimizer():
+    module = Classifier(ConvNet(), optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5))
+    optimizer = module.configure_optimizers()
+    assert optimizer.param_groups[0]["lr"] == 0.5
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == 6

@@ -1,0 +1,174 @@
+import gzip
+import http.server
+import shutil
+import subprocess
+import sys
+import threading
+from functools import partial
+
+import pytest
+import torch
+from torchvision.datasets import MNIST
+from torchvision.transforms import ToTensor
+
+from digits.mnist import MEAN, STD, UNPACKED, MNISTDataModule, prepare
+from litlab.errors import UserError
+
+
+def rows(images):
+    pixels = images.numpy().tobytes()
+    return sorted(pixels[start : start + 784] for start in range(0, len(pixels), 784))
+
+
+def test_keeps_the_official_split(mnist, mnist_dir):
+    official_train, official_test = MNIST(mnist_dir, train=True), MNIST(mnist_dir, train=False)
+    assert len(mnist.train[0]) == 55_000
+    assert len(mnist.val[0]) == 5_000
+    assert torch.equal(mnist.test[0].squeeze(1), official_test.data)
+    assert torch.equal(mnist.test[1], official_test.targets)
+    together = torch.cat([mnist.train[0], mnist.val[0]])
+    assert rows(together) == rows(official_train.data)
+
+
+def test_held_out_images_depend_on_split_seed_only(mnist, mnist_dir):
+    def held_out(**settings):
+        data = MNISTDataModule(str(mnist_dir), **settings)
+        data.setup("fit")
+        return data.val[0]
+
+    assert torch.equal(held_out(seed=5), mnist.val[0])
+    assert not torch.equal(held_out(split_seed=1), mnist.val[0])
+    assert len(held_out(val_size=0)) == 0
+
+
+def test_pixels_are_those_of_to_tensor(mnist, mnist_dir):
+    images, labels = mnist.on_after_batch_transfer(next(iter(mnist.test_dataloader())), 0)
+    reference = MNIST(mnist_dir, train=False, transform=ToTensor())
+    for index in range(20):
+        image, label = reference[index]
+        assert torch.equal(images[index], image)
+        assert labels[index] == label
+
+
+def test_normalizing_uses_the_training_images_mean_and_deviation(mnist_dir):
+    pixels = MNIST(mnist_dir, train=True).data.double() / 255
+    assert round(pixels.mean().item(), 4) == MEAN
+    assert round(pixels.std().item(), 4) == STD
+    data = MNISTDataModule(str(mnist_dir), normalize=True)
+    black_and_white = torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1)
+    images, _ = data.on_after_batch_transfer((black_and_white, torch.zeros(2)), 0)
+    assert images.flatten().tolist() == pytest.approx([-MEAN / STD, (1 - MEAN) / STD])
+
+
+def test_batches_hold_every_training_image_once(mnist):
+    batches = list(mnist.train_dataloader())
+    assert len(batches) == len(mnist.train_dataloader()) == 1100
+    assert all(len(labels) == 50 for _, labels in batches)
+    assert rows(torch.cat([images for images, _ in batches])) == rows(mnist.train[0])
+
+
+def test_without_shuffle_batches_come_in_the_files_order(mnist_dir):
+    data = MNISTDataModule(str(mnist_dir), shuffle=False)
+    data.setup("fit")
+    images, labels = next(iter(data.train_dataloader()))
+    assert torch.equal(images, data.train[0][:50])
+    assert torch.equal(labels, data.train[1][:50])
+
+
+# --- getting the files ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
+
+
+@pytest.fixture
+def mirror(archives, monkeypatch):
+    """A server on the loopback address that holds the archives; the list of what was asked for."""
+    asked = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            if "Method" not in self.headers:  # torchvision first looks for redirects, and does not read the answer
+                asked.append(self.path)
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(archives)))
+    server.handle_error = lambda *args: None  # that answer's end is not worth a traceback
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+    yield asked
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def raw(tmp_path, archives):
+    """A data folder as a fresh clone has it: the archives, nothing unpacked."""
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    for file in archives.glob("*.gz"):
+        shutil.copy(file, folder)
+    return folder
+
+
+def assert_ready(folder, archives):
+    for name in UNPACKED:
+        assert (folder / name).read_bytes() == gzip.decompress((archives / f"{name}.gz").read_bytes())
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_fresh_clone_needs_no_network(raw, tmp_path, archives):
+    prepare(tmp_path)
+    assert_ready(raw, archives)
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("damage", [lambda data: data[:-1], lambda data: b"\xff" + data[1:], lambda data: b""])
+def test_a_damaged_unpacked_file_is_made_again(raw, tmp_path, archives, damage):
+    prepare(tmp_path)
+    file = raw / "train-labels-idx1-ubyte"
+    file.write_bytes(damage(file.read_bytes()))
+    prepare(tmp_path)
+    assert_ready(raw, archives)
+
+
+def test_an_empty_folder_is_filled_from_a_mirror(tmp_path, archives, mirror):
+    prepare(tmp_path)
+    assert_ready(tmp_path / "MNIST" / "raw", archives)
+    assert sorted(mirror) == sorted(f"/{name}.gz" for name in UNPACKED)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"<html>moved</html>"])
+def test_a_damaged_archive_is_replaced_from_a_mirror(raw, tmp_path, archives, mirror, damage):
+    file = raw / "t10k-images-idx3-ubyte.gz"
+    file.write_bytes(damage(file.read_bytes()))
+    prepare(tmp_path)
+    assert_ready(raw, archives)
+    assert mirror == ["/t10k-images-idx3-ubyte.gz"]
+
+
+@pytest.mark.usefixtures("no_network")
+def test_without_archive_and_network_the_error_says_what_to_put_where(raw, tmp_path):
+    (raw / "t10k-images-idx3-ubyte.gz").write_bytes(b"cut off")
+    with pytest.raises(UserError) as error:
+        prepare(tmp_path)
+    message = str(error.value)
+    assert str(raw) in message
+    for archive, md5 in MNIST.resources:
+        assert archive in message
+        assert md5 in message
+
+
+def test_processes_that_prepare_at_once_end_with_one_good_copy(tmp_path, archives, mirror):
+    code = (
+        "import sys; from torchvision.datasets import MNIST; from digits.mnist import prepare; from pathlib import Path;"
+        "MNIST.mirrors = [sys.argv[1]]; prepare(Path(sys.argv[2]))"
+    )
+    arguments = [sys.executable, "-c", code, MNIST.mirrors[0], str(tmp_path)]
+    processes = [subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    for process in processes:
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors
+    assert_ready(tmp_path / "MNIST" / "raw", archives)
+    assert sorted(mirror) == sorted(f"/{name}.gz" for name in UNPACKED)  # each archive was fetched once

@@ -1,0 +1,126 @@
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT
+
+NO_TORCH = (
+    "import sys; sys.argv = ['train', *sys.argv[1:]]\n"
+    "from litlab import cli\n"
+    "try: cli.train()\n"
+    "except SystemExit as end: code = end.code\n"
+    "else: code = 0\n"
+    "heavy = {'torch', 'lightning', 'torchmetrics', 'torchvision'} & set(sys.modules)\n"
+    "assert not heavy, heavy\n"
+    "sys.exit(code)"
+)
+
+
+def train_without_torch(*arguments, **kwargs):
+    """Run `train` in a process that fails if it has imported torch."""
+    return subprocess.run(
+        [sys.executable, "-c", NO_TORCH, *arguments], capture_output=True, text=True, timeout=60, **kwargs
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["data.batch_sze=3"], "train: data.batch_sze=3: no such key, did you mean data.batch_size?"),
+        (["+data.batch_sze=3"], "train: data.batch_sze=3: no such key, did you mean data.batch_size?"),
+        (["data.batch_size=-4"], "train: data.batch_size=-4: should be greater than 0"),
+        (["optimizer=adm"], "train: optimizer=adm: no such option, did you mean optimizer=adam?"),
+        (["model._target_=os.system"], "train: model._target_=os.system: a config may not build this"),
+        (["data.batch_size"], "train: Error parsing override"),
+        (["--config-dir=/nowhere"], "train: Additional config directory '/nowhere' not found"),
+        (["-m", "seed=1,2", "data.batch_sze=3"], "train: data.batch_sze=3: no such key"),
+    ],
+)
+def test_a_mistake_ends_with_code_2_before_torch_and_before_a_folder(command, tmp_path, arguments, line):
+    done = train_without_torch(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(line)
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    by_module = command("train", *arguments)
+    assert (by_module.returncode, by_module.stderr) == (2, done.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_is_one_screen_and_names_every_choice():
+    done = train_without_torch("--help")
+    assert done.returncode == 0
+    assert len(done.stdout.splitlines()) < 40
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    for group in ("data", "model", "optimizer", "scheduler", "trainer", "logger", "experiment", "debug"):
+        options = sorted(file.stem for file in (ROOT / "configs" / group).glob("*.yaml"))
+        listed = next(line for line in done.stdout.splitlines() if line.startswith(f"{group}: "))
+        assert sorted(listed.removeprefix(f"{group}: ").split(", ")) == options
+
+
+def test_shows_the_config():
+    done = train_without_torch("--cfg", "job", "optimizer=sgd")
+    assert done.returncode == 0
+    assert "_target_: torch.optim.SGD" in done.stdout
+    assert "max_epochs: 5" in done.stdout
+
+
+def test_completes_by_tab(tmp_path):
+    line = "train optimizer="
+    completed = train_without_torch(
+        "-sc",
+        "query=bash",
+        cwd=tmp_path,
+        env={"COMP_LINE": line, "COMP_POINT": str(len(line)), "PATH": "/usr/bin:/bin"},
+    )
+    assert completed.returncode == 0
+    assert set(completed.stdout.split()) == {"optimizer=adam", "optimizer=adamw", "optimizer=sgd"}
+
+
+def test_an_unknown_command_lists_the_commands(command):
+    done = command("trian")
+    assert done.returncode == 2
+    assert done.stderr == "litlab: usage: python -m litlab train|evaluate [OVERRIDES]\n"
+
+
+def test_console_scripts_are_installed():
+    for name in ("train", "evaluate"):
+        done = subprocess.run(
+            [Path(sys.executable).with_name(name), "--help"], capture_output=True, text=True, timeout=60
+        )
+        assert done.stdout.startswith(f"{name}: ")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The project's wheel, unpacked as pip would install it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", folder, ROOT], check=True, capture_output=True
+    )
+    (file,) = folder.glob("*.whl")
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+def test_the_wheel_works_without_the_checkout(wheel, tmp_path, archives):
+    packed = {path.relative_to(wheel / "litlab" / "configs") for path in (wheel / "litlab" / "configs").rglob("*.yaml")}
+    assert packed == {path.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.yaml")}
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for archive in archives.glob("*.gz"):
+        (raw / archive.name).symlink_to(archive)
+    # -P and -S with our own path: the editable install of this checkout must not be found.
+    site = Path(next(path for path in sys.path if path.endswith("site-packages")))
+    code = f"import sys; sys.path[:0] = [{str(wheel)!r}]; sys.path.append({str(site)!r}); from litlab.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code, "train", "debug=one_batch", "trainer=cpu"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "logs" / "train" / "runs").iterdir()
+    assert (run / "run.json").exists()

@@ -1,0 +1,187 @@
+import pytest
+import yaml
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from conftest import compose, settings
+from litlab import schema
+from litlab.config import CONFIGS, check, explain, load, new_folder
+from litlab.errors import UserError
+
+
+def refusal(*overrides):
+    """What a user is told about these overrides."""
+    try:
+        settings(*overrides)
+    except UserError as error:
+        return str(error)
+    except (HydraException, OmegaConfBaseException) as error:
+        return explain(error)
+    raise AssertionError(f"{overrides} were accepted")
+
+
+# The command line, and the start of the answer: the key as given, what was given, what is right.
+REFUSALS = {
+    "data.batch_sze=3": "data.batch_sze=3: no such key, did you mean data.batch_size?; data has dir, batch_size,",
+    "+data.batch_sze=3": "data.batch_sze=3: no such key, did you mean data.batch_size?; data has dir, batch_size,",
+    "sed=1": "sed=1: no such key, did you mean seed?; there is seed, test, ",
+    "+sed=1": "sed=1: no such key, did you mean seed?; there is seed, test, ",
+    "max_epochs=3": "max_epochs=3: no such key, did you mean trainer.max_epochs?",
+    "trainer.max_epoch=3": "trainer.max_epoch=3: no such key, did you mean trainer.max_epochs?; trainer has accel",
+    "trainr.max_epochs=3": "trainr.max_epochs=3: no such key, did you mean trainer.max_epochs?",
+    "data.lr=0.1": "data.lr=0.1: no such key, did you mean optimizer.lr?",
+    "optimizer.lrr=0.1": "optimizer.lrr=0.1: no such key, did you mean optimizer.lr?",
+    "optimizer.learning_rate=1": "optimizer.learning_rate=1: no such key, did you mean callbacks.learning_rate?",
+    "model.channels=[1,2]": "model.channels=[1,2]: no such key, did you mean model.net.channels?; model has net",
+    "+model.net.depth=3": "model.net.depth=3: no such key; model.net has in_channels, image_size,",
+    "optimzer=adam": "optimzer=adam: no such key, did you mean optimizer?",
+    "data=mnst": "data=mnst: no such option, did you mean data=mnist?; there is mnist",
+    "optimizer=adm": "optimizer=adm: no such option, did you mean optimizer=adam?; there is adam, adamw, sgd",
+    "experiment=nonsense": "experiment=nonsense: no such option; there is tutorial",
+    "data.batch_size=abc": "data.batch_size=abc: should be a valid integer",
+    "data.batch_size=-4": "data.batch_size=-4: should be greater than 0",
+    "data.batch_size=2.5": "data.batch_size=2.5: should be a valid integer",
+    "data.batch_size=null": "data.batch_size=null: should be a valid integer",
+    "data.val_size=60000": "data.val_size=60000: should be less than 60000",
+    "data.shuffle=1": "data.shuffle=1: should be a valid boolean",
+    "optimizer.lr=-1": "optimizer.lr=-1: should be greater than or equal to 0",
+    "optimizer.lr=fast": "optimizer.lr=fast: should be a valid number",
+    "optimizer.betas=[0.9]": "optimizer.betas=[0.9]: List should have at least 2 items",
+    "optimizer.betas=[0.9,1.5]": "optimizer.betas.1=1.5: should be less than 1",
+    "trainer.precision=8": "trainer.precision=8: should be '32-true', 'bf16-mixed' or '16-mixed'",
+    "trainer.limit_train_batches=2.5": "trainer.limit_train_batches=2.5: should be a valid integer or less than or eq",
+    "trainer.max_epochs=0": "trainer.max_epochs=0: should be -1 or greater than 0",
+    "trainer.devices=2": "trainer.devices=2: should be 1 or a valid list",
+    "seed=-1": "seed=-1: should be greater than or equal to 0",
+    "seed=4294967296": "seed=4294967296: should be less than 4294967296",
+    "checkpoint.mode=biggest": "checkpoint.mode=biggest: should be 'min' or 'max'",
+    "model.net.kernel_size=4": "model.net.kernel_size=4: should be odd",
+    "model._target_=os.system": "model._target_=os.system: a config may not build this; it may build classes of digits",
+    "model.net._target_=digits.convnet.Cnn": "model.net._target_=digits.convnet.Cnn: digits.convnet has no class Cnn",
+    "scheduler=cosine scheduler.final_lr=x": "scheduler.final_lr=x: should be a valid number",
+    "optimizer=sgd optimizer.momentum=0 optimizer.nesterov=true": "optimizer.nesterov=true needs optimizer.momentum",
+    "trainer.max_epochs=-1": "training would never end: set trainer.max_epochs, ",
+    "trainer=cpu trainer.devices=[1]": "trainer.devices as a list names a GPU, but trainer.accelerator is cpu",
+    "data.batch_size": "Error parsing override 'data.batch_size': missing EQUAL",
+    "data.dir=${nowhere}": "Interpolation key 'nowhere' not found",
+}
+
+
+@pytest.mark.parametrize("overrides", REFUSALS)
+def test_a_mistake_is_told_in_one_line(overrides):
+    answer = refusal(*overrides.split())
+    assert answer.startswith(REFUSALS[overrides])
+    assert "\n" not in answer
+
+
+def test_all_mistakes_are_told_at_once():
+    answer = refusal("seed=-1", "optimizer.lr=x", "+model.net.depth=3", "trainer.max_epochs=0").splitlines()
+    assert len(answer) == 4  # data.seed, which is ${seed}, is not told again
+    assert [line.partition("=")[0] for line in answer] == [
+        "seed",
+        "trainer.max_epochs",
+        "model.net.depth",
+        "optimizer.lr",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        ("data: {batch_sze: 3}", "data.batch_sze=3: no such key, did you mean data.batch_size?"),
+        ("sed: 1", "sed=1: no such key, did you mean seed?"),
+        ("optimizer: {lr: fast}", "optimizer.lr=fast: should be a valid number"),
+        ("trainer: 3", "trainer=3: should be a valid dictionary"),
+        ("model: {_target_: builtins.exec}", "model._target_=builtins.exec: a config may not build this"),
+    ],
+)
+def test_a_mistake_in_an_experiment_file_is_told_too(tmp_path, text, start):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
+    answer = refusal(f"hydra.searchpath=[{tmp_path}]", "experiment=mine")
+    assert answer.startswith(start)
+
+
+def options(group):
+    return sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
+
+
+GROUPS = ("data", "model", "optimizer", "scheduler", "trainer", "callbacks", "logger", "experiment", "debug", "paths")
+
+
+def test_every_folder_of_configs_is_known_to_this_test():
+    assert {path.name for path in CONFIGS.iterdir() if path.is_dir()} == {*GROUPS, "hydra"}
+
+
+@pytest.mark.parametrize("choice", [f"{group}={name}" for group in GROUPS for name in options(group)])
+def test_every_option_is_valid(choice):
+    assert settings(choice).seed == 42
+
+
+def test_configs_hold_all_values_and_nothing_else():
+    for file in CONFIGS.rglob("*.yaml"):
+        assert yaml.safe_load(file.read_text()) is None or isinstance(yaml.safe_load(file.read_text()), dict)
+    trainer = yaml.safe_load((CONFIGS / "trainer" / "auto.yaml").read_text())
+    assert list(trainer) == list(schema.Trainer.model_fields)
+
+
+def test_every_setting_has_a_sentence():
+    from digits import schema as digits_schema
+
+    for module in (schema, digits_schema):
+        for name, found in vars(module).items():
+            if isinstance(found, type) and issubclass(found, schema.Settings) and found.__module__ == module.__name__:
+                assert found.__doc__, name
+
+
+def test_zero_is_a_seed():
+    assert settings("seed=0").seed == 0
+    assert settings("seed=0").data["seed"] == 0
+
+
+def test_a_missing_value_says_how_to_give_it():
+    with pytest.raises(UserError, match="run: needs a value, give run=…"):
+        check(compose(command="evaluate"), schema.Evaluate)
+
+
+def test_load_reads_what_was_saved(tmp_path):
+    OmegaConf.save(compose("seed=7"), tmp_path / "config.yaml")
+    assert load(tmp_path / "config.yaml", schema.Train) == settings("seed=7")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("seed: [", "cannot be read"),
+        ("- 1", "holds no config"),
+        ("seed: 1", "paths: is missing"),
+        ("\x00", "cannot be read"),
+    ],
+)
+def test_load_names_a_damaged_file(tmp_path, text, reason):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=reason) as error:
+        load(tmp_path / "config.yaml", schema.Train)
+    assert str(tmp_path / "config.yaml") in str(error.value)
+
+
+def test_load_names_a_missing_file(tmp_path):
+    with pytest.raises(UserError, match="holds no config.yaml"):
+        load(tmp_path / "config.yaml", schema.Train)
+
+
+def test_load_refuses_a_hostile_target(tmp_path):
+    config = compose()
+    config.model._target_ = "os.system"
+    OmegaConf.save(config, tmp_path / "config.yaml")
+    with pytest.raises(UserError, match="model._target_=os.system: a config may not build this"):
+        load(tmp_path / "config.yaml", schema.Train)
+
+
+def test_new_folders_are_named_by_the_time_and_never_shared(tmp_path):
+    folders = [new_folder(str(tmp_path / "runs")) for _ in range(5)]
+    assert len(set(folders)) == 5
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == sorted(
+        folder.rpartition("/")[2] for folder in folders
+    )
