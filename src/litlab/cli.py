@@ -14,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from litlab import schema
-from litlab.config import CONFIGS, check, explain
+from litlab.config import CONFIGS, check, explain, load
 from litlab.errors import UserError
+from litlab.runs.run import Run, newest_run
 
 SCHEMAS: dict[str, type[schema.Settings]] = {"train": schema.Train, "evaluate": schema.Evaluate}
 
@@ -51,10 +52,14 @@ def _train(composed: DictConfig) -> float | None:
 
 def _evaluate(composed: DictConfig) -> None:
     config = check(composed, schema.Evaluate)
+    path = newest_run(Path(config.paths.logs)) if config.run == "last" else Path(config.run)
+    run = Run.open(path)
+    checkpoint = path.absolute() if path.suffix == ".ckpt" else run.best_checkpoint()
+    trained = load(run.folder / "config.yaml", schema.Train)
     folder = _job_folder(composed)
     from litlab.evaluate import evaluate as evaluate_function
 
-    evaluate_function(config, folder)
+    evaluate_function(trained, checkpoint, config.accelerator, folder)
 
 
 def _job_folder(composed: DictConfig) -> Path:

@@ -61,9 +61,10 @@ def check(config: DictConfig, schema: type[ConfigT]) -> ConfigT:
     for place, component in _components(values):
         problems += _component_problems(values, component, place)
     if problems:
-        # A key that takes its value from another of the same name has the other's problem: once is enough.
-        by_name = {re.sub(r"^[\w.]*\.(?=\w+=)", "", problem): problem for problem in reversed(problems)}
-        raise UserError("\n".join(reversed(by_name.values())))
+        told: dict[str, str] = {}
+        for problem in problems:  # a key that takes its value from another of that name has the same problem: skip it
+            told.setdefault(re.sub(r"^[\w.]*\.(?=\w+=)", "", problem), problem)
+        raise UserError("\n".join(told.values()))
     return schema.model_validate(values)
 
 

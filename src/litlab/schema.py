@@ -83,7 +83,7 @@ class Trainer(Settings):
     detect_anomaly: bool
     """Whether autograd looks for the operation that made a NaN; slow."""
     profiler: Literal["simple", "advanced"] | None
-    """Lightning profiler whose report is printed when training ends."""
+    """Lightning profiler whose report is written into the run's folder when training ends."""
 
     @cross_check(mode="after")
     def _index_names_a_gpu(self) -> Self:

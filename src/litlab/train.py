@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 
 from litlab import schema
 from litlab.callbacks.epoch_lines import EpochLines
@@ -27,6 +27,8 @@ from litlab.runs.checkpoint import load_weights
 from litlab.runs.run import CheckpointName, Run
 
 log = logging.getLogger(__name__)
+
+PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
 
 # Which devices there are and what each default means; set here because Lightning sets its own level when imported.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -90,7 +92,9 @@ def build_module(config: schema.Train) -> LightningModule:
 
 def make_trainer(config: schema.Trainer, callbacks: list[Callback], logger: list[Logger], folder: Path) -> Trainer:
     """Lightning's Trainer; it draws and prints nothing of its own but a progress bar among the `callbacks`."""
-    settings: dict[str, Any] = config.model_dump()
+    settings = config.model_dump()
+    if config.profiler:
+        settings["profiler"] = PROFILERS[config.profiler](dirpath=folder, filename="profile")
     with _misconfiguration_is_the_users():
         return Trainer(
             **settings,
@@ -126,7 +130,10 @@ def _checkpoints(config: schema.Checkpoint, folder: Path) -> dict[CheckpointName
     keep = partial(ModelCheckpoint, dirpath=folder / "checkpoints", enable_version_counter=False)
     checkpoints: dict[CheckpointName, ModelCheckpoint] = {"last": keep(filename="last", save_on_train_epoch_end=True)}
     if config.monitor:
-        checkpoints["best"] = keep(filename="best", monitor=config.monitor, mode=config.mode)
+        # When a validation ends, and only then, is there a metric to compare.
+        checkpoints["best"] = keep(
+            filename="best", monitor=config.monitor, mode=config.mode, save_on_train_epoch_end=False
+        )
     return checkpoints
 
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
+from conftest import settings
 from torch.nn.functional import cross_entropy
 
-from conftest import settings
 from digits.classifier import Classifier
 from digits.convnet import ConvNet
 from litlab.components import build

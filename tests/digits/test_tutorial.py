@@ -2,14 +2,14 @@ import logging
 import re
 
 import torch
-from torch import nn
-
 from conftest import settings
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from torchvision.datasets import MNIST
+
 from digits.convnet import ConvNet
 from litlab.data.memory import EpochSampler
 from litlab.train import train
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torchvision.datasets import MNIST
 
 STEPS = 120
 

@@ -4,7 +4,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT
 
 NO_TORCH = (
@@ -114,9 +113,9 @@ def test_the_wheel_works_without_the_checkout(wheel, tmp_path, archives):
     raw.mkdir(parents=True)
     for archive in archives.glob("*.gz"):
         (raw / archive.name).symlink_to(archive)
-    # -P and -S with our own path: the editable install of this checkout must not be found.
+    # -S with our own path: the editable install of this checkout must not be found.
     site = Path(next(path for path in sys.path if path.endswith("site-packages")))
-    code = f"import sys; sys.path[:0] = [{str(wheel)!r}]; sys.path.append({str(site)!r}); from litlab.cli import main; main()"
+    code = f"import sys; sys.path = [{str(wheel)!r}, *sys.path, {str(site)!r}]; from litlab.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-S", "-c", code, "train", "debug=one_batch", "trainer=cpu"],
         cwd=tmp_path, capture_output=True, text=True, timeout=120,

@@ -1,10 +1,10 @@
 import pytest
 import yaml
+from conftest import compose, settings
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conftest import compose, settings
 from litlab import schema
 from litlab.config import CONFIGS, check, explain, load, new_folder
 from litlab.errors import UserError

@@ -1,14 +1,18 @@
 import json
 import math
+import shlex
 import subprocess
+import sys
 
 import pytest
 import torch
+from conftest import SHORT, settings
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from conftest import SHORT, settings
 from litlab.errors import UserError
 from litlab.train import train
+
+pytestmark = pytest.mark.usefixtures("mnist_dir")
 
 
 def curve(folder, name):
@@ -22,7 +26,7 @@ def record(folder):
 
 
 @pytest.fixture(scope="module")
-def two_epochs(mnist_dir, tmp_path_factory):
+def two_epochs(tmp_path_factory):
     """A run of two short epochs, with what its record says."""
     folder = tmp_path_factory.mktemp("run")
     result = train(settings(*SHORT, "trainer.max_epochs=2", "trainer.limit_val_batches=2"), folder)
@@ -73,7 +77,7 @@ def test_checkpoints_are_plain_data(two_epochs):
         assert checkpoint["epoch"] == (record(folder)["metrics"]["best_epoch"] if name == "best" else 1)
 
 
-def test_the_best_weights_are_tested_not_the_last(mnist_dir, tmp_path):
+def test_the_best_weights_are_tested_not_the_last(tmp_path):
     # A learning rate that grows until the network forgets: the best epoch is not the last one.
     config = settings(
         *SHORT,
@@ -104,7 +108,7 @@ def test_the_same_command_twice_gives_the_same_weights(command, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_another_seed_gives_other_weights(mnist_dir, tmp_path):
+def test_another_seed_gives_other_weights(tmp_path):
     losses = []
     for seed in (0, 1):
         folder = tmp_path / str(seed)
@@ -115,13 +119,13 @@ def test_another_seed_gives_other_weights(mnist_dir, tmp_path):
     assert losses[0] != losses[1]
 
 
-def test_test_false_leaves_the_test_set_alone(mnist_dir, tmp_path):
+def test_test_false_leaves_the_test_set_alone(tmp_path):
     train(settings(*SHORT, "test=false"), tmp_path)
     assert record(tmp_path)["metrics"]["test"] == {}
     assert record(tmp_path)["metrics"]["last"]["val/acc"] > 0
 
 
-def test_without_validation_the_last_weights_are_the_result(mnist_dir, tmp_path):
+def test_without_validation_the_last_weights_are_the_result(tmp_path):
     result = train(settings(*SHORT, "data.val_size=0", "checkpoint.monitor=null"), tmp_path)
     assert result.objective is None
     assert record(tmp_path)["checkpoints"] == {"last": "checkpoints/last.ckpt"}
@@ -139,7 +143,7 @@ def test_without_validation_the_last_weights_are_the_result(mnist_dir, tmp_path)
         ("trainer.limit_val_batches=0", "checkpoint.monitor=val/acc: no such metric; there is no validation data; set"),
     ],
 )
-def test_a_monitor_that_does_not_exist_is_told_before_training(mnist_dir, tmp_path, override, message):
+def test_a_monitor_that_does_not_exist_is_told_before_training(tmp_path, override, message):
     with pytest.raises(UserError, match="checkpoint.monitor") as error:
         train(settings(*SHORT, override), tmp_path)
     assert str(error.value).startswith(message)
@@ -155,7 +159,7 @@ def test_a_gpu_that_is_not_there_is_told_in_one_line(command):
     assert done.stderr == "train: Lightning refuses these settings of trainer: No supported gpu backend found!\n"
 
 
-def test_a_crash_is_recorded(mnist_dir, tmp_path, monkeypatch):
+def test_a_crash_is_recorded(tmp_path, monkeypatch):
     def crash(*args):
         raise MemoryError("too large")
 
@@ -166,7 +170,7 @@ def test_a_crash_is_recorded(mnist_dir, tmp_path, monkeypatch):
     assert record(tmp_path)["reason"] == "MemoryError: too large"
 
 
-def test_schedules_move_the_learning_rate(mnist_dir, tmp_path):
+def test_schedules_move_the_learning_rate(tmp_path):
     def rates(name, *overrides):
         (tmp_path / name).mkdir()
         train(settings(*SHORT, f"scheduler={name}", "optimizer.lr=0.1", "test=false", *overrides), tmp_path / name)
@@ -181,14 +185,14 @@ def test_schedules_move_the_learning_rate(mnist_dir, tmp_path):
     assert cosine == pytest.approx(expected)
 
 
-def test_max_steps_in_mid_epoch_still_leaves_weights(mnist_dir, tmp_path):
+def test_max_steps_in_mid_epoch_still_leaves_weights(tmp_path):
     train(settings(*SHORT, "trainer.max_steps=7"), tmp_path)
     last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["global_step"] == 7
     assert record(tmp_path)["metrics"]["test"]["test/acc"] > 0
 
 
-def test_other_loggers(mnist_dir, tmp_path):
+def test_other_loggers(tmp_path):
     (tmp_path / "csv").mkdir()
     train(settings(*SHORT, "logger=csv", "test=false"), tmp_path / "csv")
     rows = (tmp_path / "csv" / "csv" / "metrics.csv").read_text().splitlines()
@@ -223,23 +227,25 @@ def test_output_that_is_no_terminal_gets_a_line_an_epoch(command, tmp_path):
     assert all(line in log for line in lines)
 
 
-def test_a_terminal_gets_a_progress_bar(command, tmp_path):
-    script = subprocess.run(
-        ["script", "--quiet", "--return", "--command", f"python3 -m litlab train {' '.join(SHORT)} test=false paths.logs={tmp_path}", "/dev/null"],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert script.returncode == 0
-    assert "Epoch 0/0" in script.stdout
-    assert "20/20" in script.stdout
+def test_a_terminal_gets_a_progress_bar(tmp_path):
+    train_command = [sys.executable, "-m", "litlab", "train", *SHORT, "test=false", f"paths.logs={tmp_path}"]
+    done = subprocess.run(
+        ["script", "--quiet", "--return", "--command", shlex.join(train_command), "/dev/null"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0
+    assert "Epoch 0/0" in done.stdout
+    assert "20/20" in done.stdout
 
 
-def test_debug_overfit_learns_its_batches_by_heart(mnist_dir, tmp_path):
+def test_debug_overfit_learns_its_batches_by_heart(tmp_path):
     train(settings("debug=overfit", "trainer.accelerator=cpu"), tmp_path)
     _, accuracies = curve(tmp_path, "train/acc")
     assert accuracies[-10:] == [1.0] * 10
 
 
-def test_debug_profile_reports_where_the_time_goes(command):
-    done = command("train", "debug=profile", "trainer.limit_train_batches=5")
-    assert done.returncode == 0, done.stderr
-    assert "run_training_batch" in done.stdout
+def test_debug_profile_reports_where_the_time_goes(tmp_path):
+    train(settings("debug=profile", "trainer.limit_train_batches=5"), tmp_path)
+    assert "run_training_batch" in (tmp_path / "fit-profile.txt").read_text()
