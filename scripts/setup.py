@@ -46,7 +46,8 @@ def install() -> None:
         venv.create(VENV, clear=True, symlinks=True, with_pip=False)
     # The pip that runs installs into .venv from outside: Debian's python3 cannot put one there by itself.
     pip = [sys.executable, "-m", "pip", "--python", str(PYTHON), "--disable-pip-version-check", "install"]
-    command = [*pip, "--constraint", str(ROOT / "constraints.txt"), "pip", "--editable", f"{ROOT}[dev]"]
+    quiet = [] if sys.stderr.isatty() else ["--quiet"]  # who watches sees pip's progress bars
+    command = [*pip, *quiet, "--constraint", str(ROOT / "constraints.txt"), "pip", "--editable", f"{ROOT}[dev]"]
     if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
         sys.exit("The set-up of .venv failed; pip says above why. The next try begins again.")
     STAMP.write_text(wanted)

@@ -9,8 +9,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy
 
-from digits.convnet import ConvNet
-
 Batch = tuple[Tensor, Tensor]
 
 
@@ -18,14 +16,14 @@ class Classifier(LightningModule):
     """Trains a network to tell classes of images apart by cross entropy.
 
     Args:
-        net: images (N, channels, height, width) to logits (N, net.num_classes).
+        net: images (N, channels, height, width) to logits (N, classes).
         optimizer: makes the optimizer from the parameters.
         scheduler: makes the learning-rate schedule from the optimizer and the number of steps; None for none.
     """
 
     def __init__(
         self,
-        net: ConvNet,
+        net: nn.Module,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
     ) -> None:
@@ -34,8 +32,8 @@ class Classifier(LightningModule):
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
         self.loss = nn.CrossEntropyLoss()
-        self.val_accuracy = MulticlassAccuracy(net.num_classes, average="micro")
-        self.test_accuracy = MulticlassAccuracy(net.num_classes, average="micro")
+        self.val_accuracy = MulticlassAccuracy(average="micro")
+        self.test_accuracy = MulticlassAccuracy(average="micro")
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, channels, height, width) to logits (N, classes)."""

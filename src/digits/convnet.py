@@ -20,7 +20,6 @@ class ConvNet(nn.Module):
         num_classes: int = 10,
     ) -> None:
         super().__init__()
-        self.num_classes = num_classes
         first, second = channels
         self.conv1 = _conv_block(in_channels, first, kernel_size)
         self.conv2 = _conv_block(first, second, kernel_size)

@@ -162,8 +162,8 @@ def test_without_archive_and_network_the_error_says_what_to_put_where(raw, tmp_p
 
 def test_processes_that_prepare_at_once_end_with_one_good_copy(tmp_path, archives, mirror):
     code = (
-        "import sys; from pathlib import Path; from torchvision.datasets import MNIST; from digits.mnist import prepare\n"
-        "MNIST.mirrors = [sys.argv[1]]; prepare(Path(sys.argv[2]))"
+        "import sys; from pathlib import Path; from torchvision.datasets import MNIST\n"
+        "from digits.mnist import prepare; MNIST.mirrors = [sys.argv[1]]; prepare(Path(sys.argv[2]))"
     )
     arguments = [sys.executable, "-c", code, MNIST.mirrors[0], str(tmp_path)]
     processes = [subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) for _ in range(4)]
