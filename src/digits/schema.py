@@ -55,6 +55,8 @@ class Classifier(Settings):
 
     net: Component
     """The network: images in, one score a class out."""
+    channels_last: bool
+    """Whether images and filters are stored with the channels innermost: faster on a CPU, and rounds differently."""
 
 
 class RunningTestAccuracy(Settings):

@@ -31,6 +31,16 @@ def test_test_metrics_are_those_over_all_images_at_once(mnist, tmp_path):
     assert {name: value.item() for name, value in trainer.callback_metrics.items()} == pytest.approx(expected, rel=1e-5)
 
 
+def test_channels_last_changes_rounding_and_nothing_else(mnist):
+    torch.manual_seed(0)
+    plain = build_module(settings("model.channels_last=false"))
+    torch.manual_seed(0)
+    innermost = build_module(settings("model.channels_last=true"))
+    assert innermost.net.conv2[0].weight.is_contiguous(memory_format=torch.channels_last)
+    images = mnist.test[0][:100].float() / 255
+    assert innermost(images).allclose(plain(images), atol=1e-5)
+
+
 def test_same_seed_same_weights():
     torch.manual_seed(3)
     first = build_module(settings())
@@ -40,7 +50,9 @@ def test_same_seed_same_weights():
 
 
 def test_without_a_schedule_there_is_only_the_optimizer():
-    module = Classifier(ConvNet(), optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5))
+    module = Classifier(
+        ConvNet(), channels_last=False, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.5)
+    )
     optimizer = module.configure_optimizers()
     assert optimizer.param_groups[0]["lr"] == 0.5
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 6

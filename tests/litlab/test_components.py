@@ -77,7 +77,11 @@ def test_builds_nested_components_first():
     sequential = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}
     assert build(sequential).weight.shape == (3, 2)
     classifier = build(
-        {"_target_": "digits.classifier.Classifier", "net": {"_target_": "digits.convnet.ConvNet", "num_classes": 4}},
+        {
+            "_target_": "digits.classifier.Classifier",
+            "channels_last": False,
+            "net": {"_target_": "digits.convnet.ConvNet", "num_classes": 4},
+        },
         optimizer=None,
     )
     assert classifier.net.out.out_features == 4
