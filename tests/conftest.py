@@ -16,6 +16,10 @@ from digits.mnist import MNISTDataModule, prepare
 from litlab import schema
 from litlab.config import CONFIGS, check
 
+# Two tests run at a time, mostly waiting for imports; with a thread each they do not get into each other's way.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = (
     "trainer.accelerator=cpu",
@@ -73,9 +77,3 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
-
-
-@pytest.fixture(autouse=True)
-def _same_threads_as_a_fresh_process() -> None:
-    """No test's number of threads reaches the next one."""
-    torch.set_num_threads(len(os.sched_getaffinity(0)))

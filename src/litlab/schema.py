@@ -166,6 +166,26 @@ class SGD(Settings):
         return self
 
 
+class LearningRate(Settings):
+    """Settings of litlab.callbacks.learning_rate.LearningRate: none."""
+
+
+class CSVLogger(Settings):
+    """Settings of lightning.pytorch.loggers.CSVLogger; it writes into the run's folder."""
+
+    name: str
+    """Folder in the run's folder; empty for none."""
+    version: str
+    """Folder in that folder."""
+
+
+class TensorBoardLogger(CSVLogger):
+    """Settings of lightning.pytorch.loggers.TensorBoardLogger; it writes into the run's folder."""
+
+    default_hp_metric: bool
+    """Whether Lightning adds a metric of its own to the HPARAMS tab."""
+
+
 class OneCycle(Settings):
     """Settings of litlab.schedulers.OneCycle."""
 

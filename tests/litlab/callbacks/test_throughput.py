@@ -1,0 +1,58 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from litlab.callbacks import throughput
+from litlab.callbacks.throughput import Throughput
+
+
+class Module:
+    """As much of a LightningModule as the callback asks for."""
+
+    device = torch.device("cpu")
+
+    def __init__(self):
+        self.logged = []
+
+    def log(self, name, value):
+        self.logged.append((name, value))
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: clock.now)
+    return clock
+
+
+def test_counts_images_and_leaves_validation_out(clock):
+    callback, module, trainer = Throughput(), Module(), SimpleNamespace(sanity_checking=False)
+    batch = torch.zeros(30, 1), torch.zeros(30)
+    assert callback.images_per_second is None
+    for epoch, (training, validation) in enumerate([(3.0, 100.0), (1.0, 50.0)], start=1):
+        callback.on_train_epoch_start(trainer, module)
+        callback.on_train_batch_end(trainer, module, None, batch, 0)
+        clock.now += training
+        callback.on_validation_start(trainer, module)
+        clock.now += validation
+        callback.on_validation_end(trainer, module)
+        callback.on_train_batch_end(trainer, module, None, batch, 1)
+        clock.now += training
+        callback.on_train_epoch_end(trainer, module)
+        assert module.logged[-1] == ("images_per_second", 60 / (2 * training))
+        assert len(module.logged) == epoch
+    assert callback.images_per_second == 120 / 8
+
+
+def test_the_check_before_training_does_not_start_the_clock(clock):
+    callback, module, trainer = Throughput(), Module(), SimpleNamespace(sanity_checking=True)
+    callback.on_validation_start(trainer, module)
+    clock.now += 5
+    callback.on_validation_end(trainer, module)
+    clock.now += 5
+    callback.on_train_epoch_start(trainer, module)
+    callback.on_train_batch_end(trainer, module, None, [torch.zeros(8)], 0)
+    clock.now += 2
+    callback.on_train_epoch_end(trainer, module)
+    assert callback.images_per_second == 4
