@@ -97,17 +97,17 @@ def prepare(dir: Path) -> None:
         UserError: an archive is missing or damaged and cannot be downloaded.
     """
     raw = dir / "MNIST" / "raw"
-    if not _damaged(raw):
-        return
-    raw.mkdir(parents=True, exist_ok=True)
-    with FileLock(raw / ".lock"):  # others that prepare the same folder wait here, then find it done
-        for file in _damaged(raw):
-            file.unlink(missing_ok=True)  # so that torchvision makes it again
-        try:
+    try:
+        if not _damaged(raw):
+            return
+        raw.mkdir(parents=True, exist_ok=True)
+        with FileLock(raw / ".lock"):  # others that prepare the same folder wait here, then find it done
+            for file in _damaged(raw):
+                file.unlink(missing_ok=True)  # so that torchvision makes it again
             MNIST(dir, download=True)
-        except (RuntimeError, OSError) as error:
-            archives = "\n".join(f"  {name}.gz  md5 {md5}" for name, md5 in MNIST.resources)
-            raise UserError(f"MNIST could not be had: put its files into {raw}:\n{archives}\n({error})") from error
+    except (RuntimeError, OSError) as error:
+        archives = "\n".join(f"  {name}  md5 {md5}" for name, md5 in MNIST.resources)
+        raise UserError(f"MNIST could not be had; put its files into {raw}:\n{archives}\n({error})") from error
 
 
 def _damaged(raw: Path) -> list[Path]:

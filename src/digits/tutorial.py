@@ -38,9 +38,8 @@ class RunningTestAccuracy(Callback):
         with torch.no_grad():
             accuracy = (pl_module(images).argmax(1) == labels).float().mean()
         name = f"test/acc_first_{self.images}"
-        pl_module.log(
-            name, accuracy, logger=False
-        )  # for the record; Lightning would repeat it at every step of a curve
+        # For the record; into the curve Lightning would write it again at every step until the next look.
+        pl_module.log(name, accuracy, logger=False)
         for logger in trainer.loggers:
             logger.log_metrics({name: accuracy.item()}, step=trainer.global_step - 1)
         loss = outputs["loss"].item()

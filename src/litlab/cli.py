@@ -2,21 +2,25 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from litlab import schema
 from litlab.config import CONFIGS, check, explain, load
 from litlab.errors import UserError
-from litlab.runs.run import Run, newest_run
+from litlab.runs.run import Run, newest_run, refuse_taken
 
 SCHEMAS: dict[str, type[schema.Settings]] = {"train": schema.Train, "evaluate": schema.Evaluate}
 
@@ -52,54 +56,77 @@ def _train(composed: DictConfig) -> float | None:
 
 def _evaluate(composed: DictConfig) -> None:
     config = check(composed, schema.Evaluate)
-    path = newest_run(Path(config.paths.logs)) if config.run == "last" else Path(config.run)
+    path = newest_run(Path(config.paths.logs)) if config.run == "last" else Path(str(config.run)).expanduser()
     run = Run.open(path)
     checkpoint = path.absolute() if path.suffix == ".ckpt" else run.best_checkpoint()
     trained = load(run.folder / "config.yaml", schema.Train)
     folder = _job_folder(composed)
     from litlab.evaluate import evaluate as evaluate_function
 
-    evaluate_function(trained, checkpoint, config.accelerator, folder)
+    evaluate_function(trained, checkpoint, config.accelerator or trained.trainer.accelerator, folder)
 
 
 def _job_folder(composed: DictConfig) -> Path:
     """The folder that Hydra made for this job, now with the composed config in it."""
     folder = Path(HydraConfig.get().runtime.output_dir)
+    refuse_taken(folder)
     OmegaConf.save(composed, folder / "config.yaml")
     return folder
 
 
 class CheckFirst(Callback):
-    """Refuses a bad config before Hydra makes a folder for the run."""
+    """Refuses a bad config before Hydra makes a folder; of a multirun, before the first job starts."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the config of a single run; a bad one ends the command."""
-        composed = config.copy()
-        with open_dict(composed):
-            name = composed.pop("hydra").job.name
-        try:
-            check(composed, SCHEMAS[name])
-        except UserError as error:
-            _refuse(name, str(error))
+        """Check the config of a single run, and that its folder is free."""
+        command = kwargs["config_name"]
+        with _refusing(command):
+            check(_without_hydra(config), SCHEMAS[command])
+            refuse_taken(Path(config.hydra.run.dir))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Compose and check the config of every job."""
+        command = kwargs["config_name"]
+        with _refusing(command):
+            overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+            for job in BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]:
+                check(hydra.compose(command, list(job)), SCHEMAS[command])
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    copy = config.copy()
+    with open_dict(copy):
+        del copy["hydra"]
+    return copy
 
 
 def _run(name: str, job: Callable[[DictConfig], Any]) -> None:
     """Let Hydra parse the command line and run `job`; what the user can put right ends in one line and exit code 2."""
+    started = False
 
     def guarded_job(composed: DictConfig) -> Any:
-        try:
+        nonlocal started
+        started = True
+        with _refusing(name):
             return job(composed)
-        except UserError as error:
-            _refuse(name, str(error))
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them and leaving
+    with _refusing(name):
+        try:
+            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(guarded_job)()
+        except (ValueError, OSError, YAMLError) as error:
+            if started:
+                raise
+            raise UserError(explain(error)) from error  # Hydra could not make a config or a folder of what was asked
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """End the command with exit code 2 and a line for each thing that the user can put right."""
     try:
-        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(guarded_job)()
-    except (HydraException, OmegaConfBaseException) as error:
-        _refuse(name, explain(error))
-
-
-def _refuse(name: str, message: str) -> NoReturn:
-    for line in message.splitlines():
-        print(f"{name}: {line}", file=sys.stderr)
-    sys.exit(2)
+        yield
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        message = str(error) if isinstance(error, UserError) else explain(error)
+        for line in message.splitlines():
+            print(f"{name}: {line}", file=sys.stderr)
+        sys.exit(2)

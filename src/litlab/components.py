@@ -3,6 +3,7 @@
 import ast
 import importlib
 import importlib.metadata
+import importlib.util
 import inspect
 from functools import cache
 from pathlib import Path
@@ -21,8 +22,6 @@ FRAMEWORK_MODULES = frozenset(
         "torch.optim.lr_scheduler",
         "torchmetrics",
         "torchmetrics.classification",
-        "torchvision.ops",
-        "torchvision.transforms.v2",
         "lightning.pytorch.callbacks",
         "lightning.pytorch.loggers",
     }
@@ -48,23 +47,27 @@ def schema_of(target: str) -> type[schema.Settings] | None:
     """
     module, _, name = target.rpartition(".")
     package = module.partition(".")[0]
-    if package in own_packages():
-        _own_class(target)
-        home = _import_if_there(f"{package}.schema")
-    elif module in FRAMEWORK_MODULES:
-        home = schema
-    else:
+    if not all(part.isidentifier() for part in target.split(".")):
+        raise UserError("this is no class's name, such as torch.optim.Adam")
+    if package not in own_packages() and module not in FRAMEWORK_MODULES:
         allowed = ", ".join([*sorted(own_packages()), *sorted(FRAMEWORK_MODULES)])
         raise UserError(f"a config may not build this; it may build classes of {allowed}")
+    if package in own_packages():
+        _class_source(target)
+        home = importlib.import_module(f"{package}.schema") if _file_of(f"{package}.schema") else None
+    else:
+        home = schema
     found = getattr(home, name, None)
     return found if isinstance(found, type) and issubclass(found, schema.Settings) else None
 
 
 def accepted_arguments(target: str) -> frozenset[str] | None:
-    """Names that the constructor of a class of ours takes, read from its source; None where any name may be right."""
-    if target.partition(".")[0] not in own_packages():
-        return None
-    for statement in _own_class(target).body:
+    """Names that the constructor of a class takes, read from its source; None where any name may be right.
+
+    Raises:
+        UserError: there is no such class.
+    """
+    for statement in _class_source(target).body:
         if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
             arguments = statement.args
             if arguments.kwarg:
@@ -94,29 +97,63 @@ def build(node: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def _build_nested(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_build_nested(item) for item in value]
     return build(value) if isinstance(value, dict) and "_target_" in value else value
 
 
-def _own_class(target: str) -> ast.ClassDef:
-    """The source of a class of ours; reading it is faster and safer than importing it.
+def _class_source(target: str) -> ast.ClassDef:
+    """The source of a class; reading it is faster and safer than importing it.
 
     Raises:
         UserError: there is no such module or class.
     """
     module, _, name = target.rpartition(".")
-    file = SOURCE.joinpath(*module.split(".")).with_suffix(".py")
-    if not file.is_file():
+    if _file_of(module) is None:
         raise UserError(f"there is no module {module}")
-    classes = {node.name: node for node in _parse(file).body if isinstance(node, ast.ClassDef)}
-    if name not in classes:
-        raise UserError(f"{module} has no class {name}; it has {', '.join(classes) or 'none'}")
-    return classes[name]
+    found = _find_class(module, name)
+    if found is None:
+        raise UserError(f"{module} has no class {name}")
+    return found
+
+
+def _find_class(module: str, name: str) -> ast.ClassDef | None:
+    """The class `name` that `module` defines or imports from its own package."""
+    file = _file_of(module)
+    for node in _parse(file).body if file else ():
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return node
+        if isinstance(node, ast.ImportFrom) and module.partition(".")[0] not in own_packages():
+            for alias in node.names:
+                if alias.name == "*" or (alias.asname or alias.name) == name:
+                    found = _find_class(_imported_module(node, module, file), name if alias.name == "*" else alias.name)
+                    if found:
+                        return found
+    return None
+
+
+def _imported_module(node: ast.ImportFrom, module: str, file: Path | None) -> str:
+    """The full name of the module that a `from … import` in `module` names, relative or not."""
+    parts = module.split(".") if file and file.name == "__init__.py" else module.split(".")[:-1]
+    start = parts[: len(parts) - node.level + 1] if node.level else []
+    return ".".join([*start, *([node.module] if node.module else [])])
+
+
+def _file_of(module: str) -> Path | None:
+    """Where the source of a module is; nothing is imported to find it."""
+    package, *parts = module.split(".")
+    if package in own_packages():
+        base = SOURCE / package
+    else:
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            return None
+        base = Path(next(iter(spec.submodule_search_locations)))
+    place = base.joinpath(*parts)
+    candidates = (place / "__init__.py", place.with_suffix(".py"))
+    return next((file for file in candidates if file.is_file()), None)
 
 
 @cache
 def _parse(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
-
-
-def _import_if_there(module: str) -> Any:
-    return importlib.import_module(module) if SOURCE.joinpath(*module.split(".")).with_suffix(".py").is_file() else None

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
@@ -57,6 +58,11 @@ def check(config: DictConfig, schema: type[ConfigT]) -> ConfigT:
     except OmegaConfBaseException as error:
         raise UserError(explain(error)) from error
     values = cast("dict[str, Any]", values)
+    for group in ("experiment", "debug"):
+        if group in values:
+            raise UserError(
+                f"{group}: begin its file with the line '# @package _global_', which makes its keys the root's"
+            )
     problems = list(_problems(values, schema, values, ()))
     for place, component in _components(values):
         problems += _component_problems(values, component, place)
@@ -79,7 +85,7 @@ def load(file: Path, schema: type[ConfigT]) -> ConfigT:
     except FileNotFoundError as error:
         raise UserError(f"{file.parent} holds no {file.name}") from error
     except Exception as error:
-        raise UserError(f"{file} cannot be read: {_first_line(error)}") from error
+        raise UserError(f"{file} cannot be read: {_first_lines(error)}") from error
     if not isinstance(config, DictConfig):
         raise UserError(f"{file} holds no config")
     try:
@@ -91,18 +97,27 @@ def load(file: Path, schema: type[ConfigT]) -> ConfigT:
 def explain(error: Exception) -> str:
     """One line that says what is wrong with the command line or the config, and what would be right."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    if options := getattr(error, "options", None):  # a choice that does not exist
-        group, _, given = str(getattr(error, "missing_cfg_file", "")).rpartition("/")
-        nearest = difflib.get_close_matches(given, options, n=1)
-        hint = _did_you_mean(f"{group}={nearest[0]}" if nearest else None)
-        return f"{group}={given}: no such option{hint}; there is {', '.join(options)}"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _no_such_option(str(error.missing_cfg_file), error.options)
+    if isinstance(error, OverrideParseException):
+        return f"{_first_lines(error)}; a value with special characters needs quotes: \"key='a=b'\""
     if "is not in struct" in str(cause) and isinstance(cause, OmegaConfBaseException):
         override = re.search(r"config use \+(.+?)=(.*)$", str(error), re.MULTILINE)  # Hydra repeats it there
         key, value = override.groups() if override else (cause.full_key or "", None)
+        if (cause.full_key or "").startswith(f"{key}."):
+            key, value = cause.full_key or "", None  # in a value that is a dictionary
         return _unknown(key, _root_of(cause), value)
     if "Missing mandatory value" in str(cause) and isinstance(cause, OmegaConfBaseException):
         return f"{cause.full_key}: needs a value, give {cause.full_key}=…"
-    return ": ".join(str(error).strip().splitlines()[:2]) or type(error).__name__
+    return _first_lines(error)
+
+
+def _no_such_option(file: str, options: Sequence[str] | None) -> str:
+    group, _, given = file.rpartition("/")
+    known = options or sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+    nearest = difflib.get_close_matches(given, known, n=1)
+    hint = _did_you_mean(f"{group}={nearest[0]}" if nearest else None)
+    return f"{group}={given}: no such option{hint}; there is {', '.join(known)}"
 
 
 def _root_of(error: OmegaConfBaseException) -> dict[str, Any]:
@@ -171,13 +186,21 @@ def _component_problems(root: Mapping[str, Any], component: dict[str, Any], plac
         accepted = accepted_arguments(str(target))
     except UserError as error:
         return [f"{'.'.join([*place, '_target_'])}={target}: {error}"]
-    unknown = [] if accepted is None else [key for key in settings if key not in accepted]
-    return [f"{'.'.join([*place, key])}: {target} takes {', '.join(sorted(accepted or ()))}" for key in unknown]
+    unknown = {} if accepted is None else {key: settings[key] for key in settings if key not in accepted}
+    parent = ".".join(place)
+    takes = sorted(accepted or ())
+    known = [f"{parent}.{name}" for name in takes]
+    return [
+        f"{parent}.{key}={_as_override(value)}: no such key{_did_you_mean(_nearest_key(f'{parent}.{key}', known))}; "
+        f"{target} takes {', '.join(takes)}"
+        for key, value in unknown.items()
+    ]
 
 
 def _unknown(key: str, root: Mapping[str, Any], given: str | None) -> str:
     parent, _, _ = key.rpartition(".")
-    known = [other for other in _keys(root) if other != key]
+    groups = [path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name not in {"hydra", *root}]
+    known = [other for other in [*_keys(root), *groups] if other != key]
     if parent not in known:
         parent = ""  # misspelt itself: list what there is at the top
     siblings = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == parent]
@@ -219,5 +242,6 @@ def _as_override(value: Any) -> str:
     return str(value)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+def _first_lines(error: Exception) -> str:
+    """What an error says at first, in one line."""
+    return ": ".join(line.strip() for line in str(error).strip().splitlines()[:2]) or type(error).__name__

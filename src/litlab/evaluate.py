@@ -6,8 +6,6 @@ from pathlib import Path
 from lightning.pytorch import LightningDataModule, seed_everything
 
 from litlab import schema
-from litlab.callbacks.record import RecordRun
-from litlab.callbacks.throughput import Throughput
 from litlab.components import build
 from litlab.runs.checkpoint import load_weights
 from litlab.runs.run import Run
@@ -31,8 +29,7 @@ def evaluate(trained: schema.Train, checkpoint: Path, accelerator: str, folder: 
         module = build_module(trained)
         load_weights(module, checkpoint)
         settings = trained.trainer.model_copy(update={"accelerator": accelerator, "devices": 1})
-        record = RecordRun(run, trained.checkpoint, Throughput())
-        trainer = make_trainer(settings, callbacks=[record], logger=[], folder=folder)
+        trainer = make_trainer(settings, callbacks=[], logger=[], folder=folder)
         run.record.device = describe(trainer.strategy.root_device)
-        test(trainer, module, data)
+        run.record.metrics.test = test(trainer, module, data)
     return run

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 from pydantic import model_validator as cross_check
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -20,7 +21,7 @@ Component = dict[str, Any]
 class Settings(BaseModel):
     """Base of every schema: an unknown key or a value of another type is refused, and nothing changes afterwards."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Paths(Settings):
@@ -58,13 +59,13 @@ class Trainer(Settings):
     """Optimizer steps after which training ends in any case; -1 for no limit."""
     max_time: str | None
     """Time after which training ends in any case, as DD:HH:MM:SS."""
-    limit_train_batches: NonNegativeInt | Fraction
+    limit_train_batches: PositiveInt | PositiveFraction
     """Batches (int) or share (float) of an epoch's training data to use."""
     limit_val_batches: NonNegativeInt | Fraction
     """Batches (int) or share (float) of the validation data to use."""
-    limit_test_batches: NonNegativeInt | Fraction
+    limit_test_batches: PositiveInt | PositiveFraction
     """Batches (int) or share (float) of the test data to use."""
-    val_check_interval: PositiveInt | Annotated[float, Field(gt=0, le=1)]
+    val_check_interval: PositiveInt | PositiveFraction
     """Steps (int) or share of an epoch (float) between validations."""
     check_val_every_n_epoch: PositiveInt
     """Epochs between validations."""
@@ -106,24 +107,40 @@ class Train(Settings):
     test: bool
     """Whether the best weights are tested at the end."""
     checkpoint: Checkpoint
+    """Which weights are kept."""
     paths: Paths
+    """Where things are."""
     data: Component
+    """The LightningDataModule."""
     model: Component
+    """The LightningModule; it is also given the optimizer and the schedule."""
     optimizer: Component
+    """The optimizer; it is also given the parameters."""
     scheduler: Component | None
+    """The learning-rate schedule; it is also given the optimizer and the number of steps. Empty for none."""
     trainer: Trainer
+    """Lightning's Trainer."""
     callbacks: dict[str, Component]
+    """Lightning callbacks besides those that every run has, each under a name of its own."""
     logger: dict[str, Component]
+    """Lightning loggers, each under a name of its own; they are also given the run's folder. Empty for none."""
+
+    @cross_check(mode="after")
+    def _schedule_has_an_end(self) -> Self:
+        if self.scheduler and self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
+            raise ValueError("scheduler needs to know the number of steps: set trainer.max_epochs or trainer.max_steps")
+        return self
 
 
 class Evaluate(Settings):
     """Everything that `evaluate` can be told."""
 
-    run: str
-    """Folder of the run, a checkpoint in it, or `last` for the newest run."""
-    accelerator: Literal["auto", "cpu", "gpu", "mps"]
-    """Kind of device; auto takes a GPU where there is one."""
+    run: str | int
+    """Folder of the run, a checkpoint in it, or `last` for the newest run; a multirun's folders are numbers."""
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] | None
+    """Kind of device; null for the one of the training."""
     paths: Paths
+    """Where things are."""
 
 
 class Adam(Settings):

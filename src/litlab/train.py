@@ -3,13 +3,14 @@
 import logging
 import platform
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
@@ -19,12 +20,12 @@ from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 
 from litlab import schema
 from litlab.callbacks.epoch_lines import EpochLines
-from litlab.callbacks.record import RecordRun
+from litlab.callbacks.record import RecordRun, numbers
 from litlab.callbacks.throughput import Throughput
 from litlab.components import build
 from litlab.errors import UserError
 from litlab.runs.checkpoint import load_weights
-from litlab.runs.run import CheckpointName, Run
+from litlab.runs.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -38,16 +39,7 @@ warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", category
 warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a training leads to."""
-
-    run: Run
-    objective: float | None
-    """Best value of the monitored metric; None where there is none."""
-
-
-def train(config: schema.Train, folder: Path) -> Result:
+def train(config: schema.Train, folder: Path) -> Run:
     """Train as `config` says, test the best weights, and leave everything in `folder`, which exists.
 
     Raises:
@@ -59,28 +51,23 @@ def train(config: schema.Train, folder: Path) -> Result:
         data: LightningDataModule = build(config.data)
         module = build_module(config)
         throughput = Throughput()
-        record = RecordRun(run, config.checkpoint, throughput)
-        checkpoints = _checkpoints(config.checkpoint, folder)
+        own = [throughput, RecordRun(run, config.checkpoint, throughput), progress(), *checkpoints(config, folder)]
         trainer = make_trainer(
             config.trainer,
-            callbacks=[*map(build, config.callbacks.values()), throughput, record, progress(), *checkpoints.values()],
+            callbacks=[*map(build, config.callbacks.values()), *own],
             logger=[build(node, save_dir=folder) for node in config.logger.values()],
             folder=folder,
         )
         run.record.device = describe(trainer.strategy.root_device)
         run.save()
         log.info("training on %s", run.record.device)
-        with _misconfiguration_is_the_users():
+        with _refusals_are_the_users():
             trainer.fit(module, datamodule=data)
-        run.record.checkpoints = {
-            name: f"checkpoints/{name}.ckpt" for name, callback in checkpoints.items() if callback.best_model_path
-        }
         if config.test:
             load_weights(module, run.best_checkpoint())
-            test(trainer, module, data)
+            run.record.metrics.test = test(trainer, module, data)
         log.info("results: %s\ncurves:  tensorboard --logdir %s", folder, folder)
-    best = run.record.metrics.best
-    return Result(run, objective=best.get(config.checkpoint.monitor) if config.checkpoint.monitor else None)
+    return run
 
 
 def build_module(config: schema.Train) -> LightningModule:
@@ -95,7 +82,7 @@ def make_trainer(config: schema.Trainer, callbacks: list[Callback], logger: list
     settings = config.model_dump()
     if config.profiler:
         settings["profiler"] = PROFILERS[config.profiler](dirpath=folder, filename="profile")
-    with _misconfiguration_is_the_users():
+    with _refusals_are_the_users():
         return Trainer(
             **settings,
             callbacks=callbacks,
@@ -106,11 +93,13 @@ def make_trainer(config: schema.Trainer, callbacks: list[Callback], logger: list
         )
 
 
-def test(trainer: Trainer, module: LightningModule, data: LightningDataModule) -> None:
-    """Test the module's weights as they are, and print the result."""
+def test(trainer: Trainer, module: LightningModule, data: LightningDataModule) -> dict[str, float]:
+    """Test the module's weights as they are; the metrics, which are also printed."""
     trainer.test(module, datamodule=data, verbose=False)
-    for name, value in trainer.callback_metrics.items():
-        log.info("%s %.4f", name, value.item())
+    metrics = numbers(trainer)
+    for name, value in metrics.items():
+        log.info("%s %.4f", name, value)
+    return metrics
 
 
 def progress() -> Callback:
@@ -125,22 +114,25 @@ def describe(device: torch.device) -> str:
     return f"{device} ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
-def _checkpoints(config: schema.Checkpoint, folder: Path) -> dict[CheckpointName, ModelCheckpoint]:
+def checkpoints(config: schema.Train, folder: Path) -> list[ModelCheckpoint]:
     """Lightning's callbacks that keep the last weights and, where a metric is monitored, the best ones."""
     keep = partial(ModelCheckpoint, dirpath=folder / "checkpoints", enable_version_counter=False)
-    checkpoints: dict[CheckpointName, ModelCheckpoint] = {"last": keep(filename="last", save_on_train_epoch_end=True)}
-    if config.monitor:
-        # When a validation ends, and only then, is there a metric to compare.
-        checkpoints["best"] = keep(
-            filename="best", monitor=config.monitor, mode=config.mode, save_on_train_epoch_end=False
-        )
-    return checkpoints
+    last = keep(filename="last", save_on_train_epoch_end=True)
+    if config.checkpoint.monitor is None:
+        return [last]
+    monitor, mode = config.checkpoint.monitor, config.checkpoint.mode
+    # When a validation ends, and only then, is there a metric to compare.
+    return [last, keep(filename="best", monitor=monitor, mode=mode, save_on_train_epoch_end=False)]
 
 
 @contextmanager
-def _misconfiguration_is_the_users() -> Iterator[None]:
+def _refusals_are_the_users() -> Iterator[None]:
+    """What Lightning itself refuses, not the code that it calls, the user can put right by a setting."""
     try:
         yield
-    except MisconfigurationException as error:
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if not raised_in.is_relative_to(Path(lightning.__file__).parent):
+            raise
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"Lightning refuses these settings of trainer: {reason}") from error
+        raise UserError(f"Lightning refuses these settings: {reason}") from error

@@ -44,7 +44,7 @@ def metrics(folder):
     return json.loads((folder / "run.json").read_text())["metrics"]
 
 
-@pytest.mark.timeout(480)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("line", COMMANDS)
 def test_the_commands_work(done, line):
     process, runs = done[line]
@@ -151,7 +151,9 @@ def test_ones_own_model(project):
         cwd=project, env=os.environ | {"PYTHONPATH": str(project / "src")}, capture_output=True, text=True,
     )  # fmt: skip
     assert misspelt.returncode == 2
-    assert misspelt.stderr.startswith("train: model.net.hiden: digits.mlp.MLP takes hidden, num_classes, pixels")
+    assert misspelt.stderr.startswith(
+        "train: model.net.hiden=3: no such key, did you mean model.net.hidden?; digits.mlp.MLP takes"
+    )
 
 
 def test_ones_own_data(project, mnist):

@@ -36,6 +36,10 @@ def train_without_torch(*arguments, **kwargs):
         (["data.batch_size"], "train: Error parsing override"),
         (["--config-dir=/nowhere"], "train: Additional config directory '/nowhere' not found"),
         (["-m", "seed=1,2", "data.batch_sze=3"], "train: data.batch_sze=3: no such key"),
+        (["-m", "data.batch_sze=1,2"], "train: data.batch_sze=1: no such key"),
+        (["-m", "data.batch_size=50,0"], "train: data.batch_size=0: should be greater than 0"),
+        (["data=null"], "train: Config group override must be a string or a list"),
+        (["hydra.job.name=other", "seed=-1"], "train: seed=-1: should be greater than or equal to 0"),
     ],
 )
 def test_a_mistake_ends_with_code_2_before_torch_and_before_a_folder(command, tmp_path, arguments, line):

@@ -1,3 +1,6 @@
+import ast
+from itertools import pairwise
+
 import pytest
 import yaml
 from conftest import compose, settings
@@ -6,6 +9,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from litlab import schema
+from litlab.components import SOURCE
 from litlab.config import CONFIGS, check, explain, load, new_folder
 from litlab.errors import UserError
 
@@ -16,7 +20,7 @@ def refusal(*overrides):
         settings(*overrides)
     except UserError as error:
         return str(error)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         return explain(error)
     raise AssertionError(f"{overrides} were accepted")
 
@@ -66,6 +70,18 @@ REFUSALS = {
     "trainer.max_epochs=-1": "training would never end: set trainer.max_epochs, ",
     "trainer=cpu trainer.devices=[1]": "trainer.devices as a list names a GPU, but trainer.accelerator is cpu",
     "data.batch_size": "Error parsing override 'data.batch_size': missing EQUAL",
+    "data.dir=a==b": "Error parsing override 'data.dir=a==b': ",
+    "experimnt=tutorial": "experimnt=tutorial: no such key, did you mean experiment?; there is seed, test, ",
+    "+debgu=one_batch": "debgu=one_batch: no such key, did you mean debug?; there is seed, test, ",
+    "logger=[tensorboard,csvv]": "logger=csvv: no such option, did you mean logger=csv?; there is csv, none, tens",
+    "model={a:1}": "model.a: no such key; model has channels_last, net",
+    "optimizer.lr=inf": "optimizer.lr=inf: should be a finite number",
+    "optimizer._target_=torch.optim.Nope": "optimizer._target_=torch.optim.Nope: torch.optim has no class Nope",
+    "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping +callbacks.stop.monitr=x": (
+        "callbacks.stop.monitr=x: no such key, did you mean callbacks.stop.monitor?; lightning.pytorch.callbacks.Earl"
+    ),
+    "trainer.limit_train_batches=0": "trainer.limit_train_batches=0: should be greater than 0",
+    "scheduler=cosine trainer.max_epochs=-1 trainer.max_time=00:01:00:00": "scheduler needs to know the number of st",
     "data.dir=${nowhere}": "Interpolation key 'nowhere' not found",
 }
 
@@ -95,6 +111,7 @@ def test_all_mistakes_are_told_at_once():
         ("sed: 1", "sed=1: no such key, did you mean seed?"),
         ("optimizer: {lr: fast}", "optimizer.lr=fast: should be a valid number"),
         ("trainer: 3", "trainer=3: should be a valid dictionary"),
+        ("seed: [", "while parsing a flow node: "),
         ("model: {_target_: builtins.exec}", "model._target_=builtins.exec: a config may not build this"),
     ],
 )
@@ -128,13 +145,23 @@ def test_configs_hold_all_values_and_nothing_else():
     assert list(trainer) == list(schema.Trainer.model_fields)
 
 
-def test_every_setting_has_a_sentence():
-    from digits import schema as digits_schema
+@pytest.mark.parametrize("file", ["litlab/schema.py", "digits/schema.py"])
+def test_every_setting_has_a_sentence(file):
+    classes = [node for node in ast.parse((SOURCE / file).read_text()).body if isinstance(node, ast.ClassDef)]
+    assert len(classes) > 2
+    for found in classes:
+        for field, after in pairwise([*found.body, ast.Pass()]):
+            if isinstance(field, ast.AnnAssign):
+                is_sentence = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
+                assert is_sentence, f"{found.name}.{field.target.id}"
+                assert after.value.value.endswith(".")
 
-    for module in (schema, digits_schema):
-        for name, found in vars(module).items():
-            if isinstance(found, type) and issubclass(found, schema.Settings) and found.__module__ == module.__name__:
-                assert found.__doc__, name
+
+def test_a_file_of_whole_settings_must_say_so(tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("seed: 1\n")
+    answer = refusal(f"hydra.searchpath=[{tmp_path}]", "experiment=mine")
+    assert answer.startswith("experiment: begin its file with the line '# @package _global_'")
 
 
 def test_zero_is_a_seed():

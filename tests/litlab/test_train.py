@@ -10,7 +10,8 @@ from conftest import SHORT, settings
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from litlab.errors import UserError
-from litlab.train import train
+from litlab.runs.checkpoint import load_weights
+from litlab.train import build_module, train
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 
@@ -43,6 +44,7 @@ def test_a_run_leaves_what_it_is_made_of(two_epochs):
     assert said["device"].startswith("cpu")
     assert said["images_per_second"] > 0
     assert said["checkpoints"] == {"best": "checkpoints/best.ckpt", "last": "checkpoints/last.ckpt"}
+    assert said["metrics"]["monitor"] == "val/acc"
     assert said["ended"] > said["started"]
 
 
@@ -77,23 +79,36 @@ def test_checkpoints_are_plain_data(two_epochs):
         assert checkpoint["epoch"] == (record(folder)["metrics"]["best_epoch"] if name == "best" else 1)
 
 
-def test_the_best_weights_are_tested_not_the_last(tmp_path):
-    # A learning rate that grows until the network forgets: the best epoch is not the last one.
-    config = settings(
-        *SHORT,
-        "trainer.max_epochs=4",
-        "trainer.limit_train_batches=60",
-        "optimizer=sgd",
-        "optimizer.lr=3.0",
-        "optimizer.momentum=0.9",
-    )
+def test_the_best_weights_are_tested_not_the_last(mnist, tmp_path):
+    # A learning rate so high that the network forgets what it has learnt.
+    config = settings(*SHORT, "trainer.max_epochs=4", "trainer.limit_train_batches=60", "trainer.limit_test_batches=4",
+                      "optimizer=sgd", "optimizer.lr=0.7", "optimizer.momentum=0.9")  # fmt: skip
     train(config, tmp_path)
     metrics = record(tmp_path)["metrics"]
-    best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
-    assert best["epoch"] == metrics["best_epoch"]
     _, accuracies = curve(tmp_path, "val/acc")
-    assert metrics["best"]["val/acc"] == max(accuracies)
     assert metrics["best_epoch"] == accuracies.index(max(accuracies))
+    assert metrics["best_epoch"] < 3, accuracies
+
+    images, labels = mnist.test[0][:2000].float() / 255, mnist.test[1][:2000]
+
+    def accuracy(name):
+        module = build_module(config)
+        load_weights(module, tmp_path / "checkpoints" / f"{name}.ckpt")
+        with torch.no_grad():
+            return (module(images).argmax(1) == labels).double().mean().item()
+
+    assert metrics["test"]["test/acc"] == pytest.approx(accuracy("best"))
+    assert metrics["test"]["test/acc"] != pytest.approx(accuracy("last"))
+
+
+def test_a_run_is_never_overwritten(command, tmp_path):
+    done = command("train", *SHORT, "test=false", "logger=none", f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    again = command("train", *SHORT, "model.net.channels=[8,8]", f"hydra.run.dir={tmp_path / 'run'}")
+    assert again.returncode == 2
+    assert again.stderr == f"train: {tmp_path / 'run'} holds a run already: choose another folder\n"
+    assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
 
 
 def test_the_same_command_twice_gives_the_same_weights(command, tmp_path):
@@ -152,11 +167,18 @@ def test_a_monitor_that_does_not_exist_is_told_before_training(tmp_path, overrid
     assert not (tmp_path / "checkpoints").exists()
 
 
+@pytest.mark.parametrize("override", ["trainer.val_check_interval=100000", "trainer.devices=[0]", "trainer=gpu"])
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_what_lightning_refuses_is_the_users_to_put_right(tmp_path, override):
+    with pytest.raises(UserError, match="Lightning refuses these settings: "):
+        train(settings(*SHORT[1:], override), tmp_path)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_told_in_one_line(command):
     done = command("train", "trainer=gpu")
     assert done.returncode == 2
-    assert done.stderr == "train: Lightning refuses these settings of trainer: No supported gpu backend found!\n"
+    assert done.stderr == "train: Lightning refuses these settings: No supported gpu backend found!\n"
 
 
 def test_a_crash_is_recorded(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -24,7 +24,7 @@ CheckpointName = Literal["best", "last"]
 class Part(BaseModel):
     """Base of what `run.json` holds."""
 
-    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
 
 class Git(Part):
@@ -38,13 +38,16 @@ class Git(Part):
 class Metrics(Part):
     """What was measured, by the names it was logged under."""
 
+    monitor: str | None = None
+    """The metric that says which epoch is best."""
     last: dict[str, float] = {}
     """When training ended; of `train/…`, the last step's."""
     best: dict[str, float] = {}
-    """When the monitored metric was best."""
+    """When `monitor` was best."""
     best_epoch: int | None = None
     """The epoch of that, from 0."""
     test: dict[str, float] = {}
+    """Of the best weights, on the test set."""
 
 
 class Record(Part):
@@ -85,8 +88,7 @@ class Run:
         Raises:
             UserError: the folder holds a run already.
         """
-        if (folder / "run.json").exists():
-            raise UserError(f"{folder} holds a run already: choose another folder")
+        refuse_taken(folder)
         record = Record(
             command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
             started=datetime.now(UTC),
@@ -99,6 +101,12 @@ class Run:
         run.save()
         return run
 
+    @property
+    def objective(self) -> float | None:
+        """The best value of the monitored metric; None where nothing was monitored or validated."""
+        metrics = self.record.metrics
+        return metrics.best.get(metrics.monitor) if metrics.monitor else None
+
     @classmethod
     def open(cls, path: Path) -> Self:
         """The run in a folder; `path` may also be a file in it, such as a checkpoint.
@@ -107,15 +115,17 @@ class Run:
             UserError: there is no run there, or its record is damaged.
         """
         place = path.absolute()
-        if not place.exists():
-            raise UserError(f"run={path}: there is no such file or folder")
-        folder = next((folder for folder in (place, *place.parents[:2]) if (folder / "run.json").is_file()), None)
-        if folder is None:
-            raise UserError(f"run={path}: no run's folder, it holds no run.json")
         try:
+            if not place.exists():
+                raise UserError(f"run={path}: there is no such file or folder")
+            folder = next((folder for folder in (place, *place.parents[:2]) if (folder / "run.json").is_file()), None)
+            if folder is None:
+                raise UserError(f"run={path}: no run's folder, it holds no run.json")
             return cls(folder, Record.model_validate_json((folder / "run.json").read_text(encoding="utf-8")))
         except (ValidationError, UnicodeDecodeError) as error:
-            raise UserError(f"{folder / 'run.json'} is damaged") from error
+            raise UserError(f"run={path}: its run.json is damaged") from error
+        except OSError as error:
+            raise UserError(f"run={path} cannot be read: {error.strerror}") from error
 
     def best_checkpoint(self) -> Path:
         """The best weights, or the last ones where nothing was monitored.
@@ -123,13 +133,19 @@ class Run:
         Raises:
             UserError: the run was stopped before its first checkpoint.
         """
-        saved = self.record.checkpoints.get("best") or self.record.checkpoints.get("last")
-        if saved is None:
+        saved = self._checkpoints()
+        if not saved:
             raise UserError(f"{self.folder} has no checkpoint; the run's status is {self.record.status}")
-        return self.folder / saved
+        return self.folder / (saved.get("best") or saved["last"])
+
+    def _checkpoints(self) -> dict[CheckpointName, str]:
+        names: tuple[CheckpointName, ...] = get_args(CheckpointName)
+        files = {name: f"checkpoints/{name}.ckpt" for name in names}
+        return {name: file for name, file in files.items() if (self.folder / file).is_file()}
 
     def save(self) -> None:
         """Write the record."""
+        self.record.checkpoints = self._checkpoints()
         write_text(self.folder / "run.json", self.record.model_dump_json(indent=2) + "\n")
 
     @contextmanager
@@ -147,16 +163,26 @@ class Run:
             self.save()
 
 
+def refuse_taken(folder: Path) -> None:
+    """Make sure that nothing of another run is overwritten.
+
+    Raises:
+        UserError: the folder holds a run already.
+    """
+    if (folder / "run.json").exists():
+        raise UserError(f"{folder} holds a run already: choose another folder")
+
+
 def newest_run(logs: Path) -> Path:
-    """The folder of the run that was started last.
+    """The folder of the training that was started last, alone or in a multirun.
 
     Raises:
         UserError: there is none.
     """
-    runs = sorted(logs.glob("train/runs/*/run.json"), key=lambda file: file.parent.stat().st_ctime_ns)
-    if not runs:
-        raise UserError(f"there is no run in {logs / 'train' / 'runs'} yet")
-    return runs[-1].parent
+    files = (*logs.glob("train/runs/*/run.json"), *logs.glob("train/multiruns/*/*/run.json"))
+    if not files:
+        raise UserError(f"there is no run in {logs / 'train'} yet")
+    return max((Run.open(file) for file in files), key=lambda run: run.record.started).folder
 
 
 def _git() -> Git | None:
