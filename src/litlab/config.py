@@ -60,9 +60,7 @@ def check(config: DictConfig, schema: type[ConfigT]) -> ConfigT:
     values = cast("dict[str, Any]", values)
     for group in ("experiment", "debug"):
         if group in values:
-            raise UserError(
-                f"{group}: begin its file with the line '# @package _global_', which makes its keys the root's"
-            )
+            raise UserError(f"{group}: begin its file with '# @package _global_', which makes its keys the root's")
     problems = list(_problems(values, schema, values, ()))
     for place, component in _components(values):
         problems += _component_problems(values, component, place)
@@ -100,7 +98,7 @@ def explain(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _no_such_option(str(error.missing_cfg_file), error.options)
     if isinstance(error, OverrideParseException):
-        return f"{_first_lines(error)}; a value with special characters needs quotes: \"key='a=b'\""
+        return _no_override(error)
     if "is not in struct" in str(cause) and isinstance(cause, OmegaConfBaseException):
         override = re.search(r"config use \+(.+?)=(.*)$", str(error), re.MULTILINE)  # Hydra repeats it there
         key, value = override.groups() if override else (cause.full_key or "", None)
@@ -118,6 +116,13 @@ def _no_such_option(file: str, options: Sequence[str] | None) -> str:
     nearest = difflib.get_close_matches(given, known, n=1)
     hint = _did_you_mean(f"{group}={nearest[0]}" if nearest else None)
     return f"{group}={given}: no such option{hint}; there is {', '.join(known)}"
+
+
+def _no_override(error: OverrideParseException) -> str:
+    if "=" not in error.override:
+        return f"{error.override}: needs a value, give {error.override}=…"
+    reason = next(line for line in str(error).splitlines() if not line.startswith("Error parsing"))
+    return f"{error.override}: {reason}; special characters need quotes, such as \"key='a=b'\""
 
 
 def _root_of(error: OmegaConfBaseException) -> dict[str, Any]:

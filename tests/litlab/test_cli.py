@@ -33,7 +33,7 @@ def train_without_torch(*arguments, **kwargs):
         (["data.batch_size=-4"], "train: data.batch_size=-4: should be greater than 0"),
         (["optimizer=adm"], "train: optimizer=adm: no such option, did you mean optimizer=adam?"),
         (["model._target_=os.system"], "train: model._target_=os.system: a config may not build this"),
-        (["data.batch_size"], "train: Error parsing override"),
+        (["data.batch_size"], "train: data.batch_size: needs a value, give data.batch_size=…"),
         (["--config-dir=/nowhere"], "train: Additional config directory '/nowhere' not found"),
         (["-m", "seed=1,2", "data.batch_sze=3"], "train: data.batch_sze=3: no such key"),
         (["-m", "data.batch_sze=1,2"], "train: data.batch_sze=1: no such key"),

@@ -69,8 +69,9 @@ REFUSALS = {
     "optimizer=sgd optimizer.momentum=0 optimizer.nesterov=true": "optimizer.nesterov=true needs optimizer.momentum",
     "trainer.max_epochs=-1": "training would never end: set trainer.max_epochs, ",
     "trainer=cpu trainer.devices=[1]": "trainer.devices as a list names a GPU, but trainer.accelerator is cpu",
-    "data.batch_size": "Error parsing override 'data.batch_size': missing EQUAL",
-    "data.dir=a==b": "Error parsing override 'data.dir=a==b': ",
+    "data.batch_size": "data.batch_size: needs a value, give data.batch_size=…",
+    "data.dir=a==b": "data.dir=a==b: mismatched input '=' expecting <EOF>; special characters need quotes, such as ",
+    "data.dir=(": "data.dir=(: extraneous input '(' expecting ",
     "experimnt=tutorial": "experimnt=tutorial: no such key, did you mean experiment?; there is seed, test, ",
     "+debgu=one_batch": "debgu=one_batch: no such key, did you mean debug?; there is seed, test, ",
     "logger=[tensorboard,csvv]": "logger=csvv: no such option, did you mean logger=csv?; there is csv, none, tens",
@@ -161,7 +162,7 @@ def test_a_file_of_whole_settings_must_say_so(tmp_path):
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("seed: 1\n")
     answer = refusal(f"hydra.searchpath=[{tmp_path}]", "experiment=mine")
-    assert answer.startswith("experiment: begin its file with the line '# @package _global_'")
+    assert answer.startswith("experiment: begin its file with '# @package _global_'")
 
 
 def test_zero_is_a_seed():
