@@ -5,13 +5,13 @@ from typing import Annotated, Self
 from pydantic import Field, NonNegativeInt, PositiveInt
 from pydantic import model_validator as cross_check
 
-from litlab.schema import Component, Seed, Settings
+from litlab.schema import AbsolutePath, Component, Seed, Settings
 
 
 class MNISTDataModule(Settings):
     """Settings of digits.mnist.MNISTDataModule."""
 
-    dir: str
+    dir: AbsolutePath
     """Folder that holds, or will hold, MNIST/raw."""
     batch_size: PositiveInt
     """Images in a training batch."""

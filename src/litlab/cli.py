@@ -85,8 +85,10 @@ class CheckFirst(Callback):
             refuse_taken(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Compose and check the config of every job."""
+        """Compose and check the config of every job; sweepers but Hydra's own choose theirs as they go."""
         command = kwargs["config_name"]
+        if not str(config.hydra.sweeper["_target_"]).endswith(".BasicSweeper"):
+            return
         with _refusing(command):
             overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
             for job in BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]:

@@ -3,16 +3,39 @@
 The values themselves are in `configs/`; nothing here has a default, so each has one home.
 """
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+)
 from pydantic import model_validator as cross_check
+from pydantic_core import PydanticCustomError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _absolute(path: str) -> str:
+    if not Path(path).is_absolute():
+        raise PydanticCustomError(
+            "absolute_path", "Input should be absolute, such as {there}", {"there": Path.cwd() / path}
+        )
+    return path
+
+
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+"""A path that means the same when the run is read from another folder."""
 
 Component = dict[str, Any]
 """A node with a `_target_`: the class to build and its arguments, checked by `litlab.components`."""

@@ -1,5 +1,8 @@
 import ast
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import yaml
@@ -50,6 +53,7 @@ REFUSALS = {
     "data.batch_size=2.5": "data.batch_size=2.5: should be a valid integer",
     "data.batch_size=null": "data.batch_size=null: should be a valid integer",
     "data.val_size=60000": "data.val_size=60000: should be less than 60000",
+    "data.dir=there": f"data.dir=there: should be absolute, such as {Path.cwd()}/there",
     "data.shuffle=1": "data.shuffle=1: should be a valid boolean",
     "optimizer.lr=-1": "optimizer.lr=-1: should be greater than or equal to 0",
     "optimizer.lr=fast": "optimizer.lr=fast: should be a valid number",
@@ -215,3 +219,18 @@ def test_new_folders_are_named_by_the_time_and_never_shared(tmp_path):
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == sorted(
         folder.rpartition("/")[2] for folder in folders
     )
+
+
+def test_processes_that_ask_in_the_same_instant_get_a_folder_each(tmp_path):
+    code = (
+        "import multiprocessing, sys; from litlab.config import new_folder\n"
+        "def ask():\n"
+        "    barrier.wait()\n"
+        "    open(new_folder(sys.argv[1]) + '/mine', 'x')\n"
+        "context = multiprocessing.get_context('fork'); barrier = context.Barrier(32)\n"
+        "processes = [context.Process(target=ask) for _ in range(32)]\n"
+        "[process.start() for process in processes]; [process.join() for process in processes]\n"
+        "sys.exit(sum(process.exitcode for process in processes))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "runs")], check=True, timeout=60)
+    assert len(list((tmp_path / "runs").glob("*/mine"))) == 32

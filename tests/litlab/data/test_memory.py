@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from litlab.data.memory import EpochSampler, InMemoryLoader
 
@@ -45,6 +46,19 @@ def test_batches_follow_the_sampler():
     assert [len(batch[0]) for batch in batches] == [4, 4, 2]
     assert torch.equal(torch.cat([batch[1] for batch in batches]), sampler.order())
     assert all(torch.equal(batch[0], batch[1] * 10) for batch in batches)
+
+
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_a_dataloader_with_the_same_sampler_gives_the_same_batches(epoch):
+    examples, labels = torch.rand(23, 2), torch.arange(23)
+    sampler = EpochSampler(23, seed=5)
+    sampler.set_epoch(epoch)
+    in_memory = list(InMemoryLoader(examples, labels, batch_size=4, sampler=sampler))
+    by_workers = list(DataLoader(TensorDataset(examples, labels), batch_size=4, sampler=sampler))
+    assert len(in_memory) == len(by_workers) == 6
+    for ours, theirs in zip(in_memory, by_workers, strict=True):
+        assert torch.equal(ours[0], theirs[0])
+        assert torch.equal(ours[1], theirs[1])
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 8])

@@ -23,6 +23,11 @@ def test_a_run_says_how_it_ended(tmp_path):
     assert read(tmp_path)["ended"] >= read(tmp_path)["started"]
 
 
+def test_records_a_command_that_can_be_pasted(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/bin/train", "seed=1", "data.dir=/my data"])
+    assert Run.create(tmp_path, seed=1).record.command == "train seed=1 'data.dir=/my data'"
+
+
 def test_a_failed_run_says_why(tmp_path):
     run = Run.create(tmp_path, seed=1)
     with pytest.raises(ZeroDivisionError), run.tracked():
