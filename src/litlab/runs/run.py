@@ -90,7 +90,7 @@ class Run:
         """
         refuse_taken(folder)
         record = Record(
-            command=f"{Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}",
+            command=" ".join([Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])]),
             started=datetime.now(UTC),
             seed=seed,
             git=_git(),

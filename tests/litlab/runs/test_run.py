@@ -26,6 +26,9 @@ def test_a_run_says_how_it_ended(tmp_path):
 def test_records_a_command_that_can_be_pasted(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/train", "seed=1", "data.dir=/my data"])
     assert Run.create(tmp_path, seed=1).record.command == "train seed=1 'data.dir=/my data'"
+    monkeypatch.setattr(sys, "argv", ["train"])
+    (tmp_path / "plain").mkdir()
+    assert Run.create(tmp_path / "plain", seed=1).record.command == "train"
 
 
 def test_a_failed_run_says_why(tmp_path):
