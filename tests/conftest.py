@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 
 from digits.mnist import MNISTDataModule, prepare
 from litlab import schema
-from litlab.config import CONFIGS, check
+from litlab.config import check
+from litlab.project import CONFIGS
 
 # Two tests run at a time, mostly waiting for imports; with a thread each they do not get into each other's way.
 os.environ["OMP_NUM_THREADS"] = "1"

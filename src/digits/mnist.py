@@ -62,7 +62,9 @@ class MNISTDataModule(LightningDataModule):
         prepare(self.dir)
 
     def setup(self, stage: str) -> None:
-        """Read the files and split the training images."""
+        """Read the files and split the training images, once: Lightning asks before training and before testing."""
+        if hasattr(self, "test"):
+            return
         train, test = MNIST(self.dir, train=True), MNIST(self.dir, train=False)
         order = torch.from_numpy(np.random.default_rng(self.split_seed).permutation(len(train.data)))
         held_out, kept = order[: self.val_size].sort().values, order[self.val_size :].sort().values

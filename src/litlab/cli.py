@@ -18,8 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from litlab import schema
-from litlab.config import CONFIGS, check, explain, load
+from litlab.config import check, explain, load
 from litlab.errors import UserError
+from litlab.project import CONFIGS
 from litlab.runs.run import Run, newest_run, refuse_taken
 
 SCHEMAS: dict[str, type[schema.Settings]] = {"train": schema.Train, "evaluate": schema.Evaluate}

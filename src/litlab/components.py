@@ -2,17 +2,16 @@
 
 import ast
 import importlib
-import importlib.metadata
 import importlib.util
 import inspect
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from litlab import schema
 from litlab.errors import UserError
-
-SOURCE = Path(__file__).resolve().parents[1]
+from litlab.project import SOURCE, own_packages
 
 # A config may come from somebody else, so it may only name classes that do no more than their name says.
 FRAMEWORK_MODULES = frozenset(
@@ -22,19 +21,12 @@ FRAMEWORK_MODULES = frozenset(
         "torch.optim.lr_scheduler",
         "torchmetrics",
         "torchmetrics.classification",
+        "torchvision.ops",
+        "torchvision.transforms.v2",
         "lightning.pytorch.callbacks",
         "lightning.pytorch.loggers",
     }
 )
-
-
-@cache
-def own_packages() -> frozenset[str]:
-    """Names of the project's packages: the folders of `src`, or what its wheel holds."""
-    if SOURCE.name == "src":
-        return frozenset(path.name for path in SOURCE.iterdir() if path.is_dir() and path.name.isidentifier())
-    files = importlib.metadata.files("litlab") or []
-    return frozenset(file.parts[0] for file in files if file.suffix == ".py")
 
 
 def schema_of(target: str) -> type[schema.Settings] | None:
@@ -118,25 +110,30 @@ def _class_source(target: str) -> ast.ClassDef:
 
 
 def _find_class(module: str, name: str) -> ast.ClassDef | None:
-    """The class `name` that `module` defines or imports from its own package."""
+    """The class `name` that `module` defines or, in a framework, imports from elsewhere in it."""
     file = _file_of(module)
-    for node in _parse(file).body if file else ():
+    if file is None:
+        return None
+    body = _parse(file).body
+    for node in body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return node
-        if isinstance(node, ast.ImportFrom) and module.partition(".")[0] not in own_packages():
-            for alias in node.names:
-                if alias.name == "*" or (alias.asname or alias.name) == name:
-                    found = _find_class(_imported_module(node, module, file), name if alias.name == "*" else alias.name)
-                    if found:
-                        return found
-    return None
+    if module.partition(".")[0] in own_packages():
+        return None
+    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+    imports = (node for node in body if isinstance(node, ast.ImportFrom))
+    origins = (_find_class(*origin) for node in imports for origin in _origins(node, package, name))
+    return next((found for found in origins if found), None)
 
 
-def _imported_module(node: ast.ImportFrom, module: str, file: Path | None) -> str:
-    """The full name of the module that a `from … import` in `module` names, relative or not."""
-    parts = module.split(".") if file and file.name == "__init__.py" else module.split(".")[:-1]
-    start = parts[: len(parts) - node.level + 1] if node.level else []
-    return ".".join([*start, *([node.module] if node.module else [])])
+def _origins(node: ast.ImportFrom, package: str, name: str) -> Iterator[tuple[str, str]]:
+    """Where a `from … import` in `package` may take `name` from: a module, and the name there."""
+    module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+    for alias in node.names:
+        if alias.name == "*":
+            yield module, name
+        elif (alias.asname or alias.name) == name:
+            yield module, alias.name
 
 
 def _file_of(module: str) -> Path | None:

@@ -1,9 +1,7 @@
 """The one place where a config is checked; needs neither torch nor lightning."""
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -12,34 +10,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from litlab.components import SOURCE, accepted_arguments, schema_of
+from litlab.components import accepted_arguments, schema_of
 from litlab.errors import UserError
+from litlab.project import project_root
+from litlab.refusals import as_override, first_lines, no_such_option, unknown_argument, unknown_key
+from litlab.runs.files import new_folder
 from litlab.schema import Settings
 
-IN_CHECKOUT = SOURCE.name == "src"
-CONFIGS = SOURCE.parent / "configs" if IN_CHECKOUT else SOURCE / "litlab" / "configs"
-
 ConfigT = TypeVar("ConfigT", bound=Settings)
-
-
-def project_root() -> str:
-    """The checked-out project; where only its wheel is installed, the working directory."""
-    return str(SOURCE.parent if IN_CHECKOUT else Path.cwd())
-
-
-def new_folder(parent: str) -> str:
-    """Make a folder named by the time in `parent`; of two processes that ask at once, each gets its own."""
-    Path(parent).mkdir(parents=True, exist_ok=True)
-    now = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    attempt = 1
-    while True:
-        folder = Path(parent, now if attempt == 1 else f"{now}-{attempt}")
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            attempt += 1
-        else:
-            return str(folder)
 
 
 # Hydra asks several times for the folder of a run, and must get the same answer: hence the cache.
@@ -83,7 +61,7 @@ def load(file: Path, schema: type[ConfigT]) -> ConfigT:
     except FileNotFoundError as error:
         raise UserError(f"{file.parent} holds no {file.name}") from error
     except Exception as error:
-        raise UserError(f"{file} cannot be read: {_first_lines(error)}") from error
+        raise UserError(f"{file} cannot be read: {first_lines(error)}") from error
     if not isinstance(config, DictConfig):
         raise UserError(f"{file} holds no config")
     try:
@@ -96,7 +74,7 @@ def explain(error: Exception) -> str:
     """One line that says what is wrong with the command line or the config, and what would be right."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return _no_such_option(str(error.missing_cfg_file), error.options)
+        return no_such_option(str(error.missing_cfg_file), error.options)
     if isinstance(error, OverrideParseException):
         return _no_override(error)
     if "is not in struct" in str(cause) and isinstance(cause, OmegaConfBaseException):
@@ -104,18 +82,10 @@ def explain(error: Exception) -> str:
         key, value = override.groups() if override else (cause.full_key or "", None)
         if (cause.full_key or "").startswith(f"{key}."):
             key, value = cause.full_key or "", None  # in a value that is a dictionary
-        return _unknown(key, _root_of(cause), value)
+        return unknown_key(key, value, _root_of(cause))
     if "Missing mandatory value" in str(cause) and isinstance(cause, OmegaConfBaseException):
         return f"{cause.full_key}: needs a value, give {cause.full_key}=…"
-    return _first_lines(error)
-
-
-def _no_such_option(file: str, options: Sequence[str] | None) -> str:
-    group, _, given = file.rpartition("/")
-    known = options or sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
-    nearest = difflib.get_close_matches(given, known, n=1)
-    hint = _did_you_mean(f"{group}={nearest[0]}" if nearest else None)
-    return f"{group}={given}: no such option{hint}; there is {', '.join(known)}"
+    return first_lines(error)
 
 
 def _no_override(error: OverrideParseException) -> str:
@@ -144,7 +114,7 @@ def _problems(
             inner, given = _follow(values, detail["loc"])
             key = ".".join([*place, *inner])
             if detail["type"] == "extra_forbidden":
-                yield _unknown(key, root, _as_override(given))
+                yield unknown_key(key, as_override(given), root)
             elif detail["type"] == "missing":
                 yield f"{'.'.join([*place, *map(str, detail['loc'])])}: is missing"
             elif detail["type"] == "value_error":  # a cross-check names its keys itself
@@ -154,7 +124,7 @@ def _problems(
         for key, (given, messages) in complaints.items():
             accepted = " or ".join(dict.fromkeys(message.removeprefix("Input should be ") for message in messages))
             should_be = "should be " if messages[0].startswith("Input should be ") else ""
-            yield f"{key}={_as_override(given)}: {should_be}{accepted}"
+            yield f"{key}={as_override(given)}: {should_be}{accepted}"
 
 
 def _follow(values: Any, location: Sequence[str | int]) -> tuple[list[str], Any]:
@@ -191,62 +161,10 @@ def _component_problems(root: Mapping[str, Any], component: dict[str, Any], plac
         accepted = accepted_arguments(str(target))
     except UserError as error:
         return [f"{'.'.join([*place, '_target_'])}={target}: {error}"]
-    unknown = {} if accepted is None else {key: settings[key] for key in settings if key not in accepted}
-    parent = ".".join(place)
-    takes = sorted(accepted or ())
-    known = [f"{parent}.{name}" for name in takes]
+    if accepted is None:
+        return []
     return [
-        f"{parent}.{key}={_as_override(value)}: no such key{_did_you_mean(_nearest_key(f'{parent}.{key}', known))}; "
-        f"{target} takes {', '.join(takes)}"
-        for key, value in unknown.items()
+        unknown_argument(".".join(place), key, as_override(value), str(target), sorted(accepted))
+        for key, value in settings.items()
+        if key not in accepted
     ]
-
-
-def _unknown(key: str, root: Mapping[str, Any], given: str | None) -> str:
-    parent, _, _ = key.rpartition(".")
-    groups = [path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name not in {"hydra", *root}]
-    known = [other for other in [*_keys(root), *groups] if other != key]
-    if parent not in known:
-        parent = ""  # misspelt itself: list what there is at the top
-    siblings = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == parent]
-    assignment = key if given is None else f"{key}={given}"
-    where = f"{parent} has" if parent else "there is"
-    return f"{assignment}: no such key{_did_you_mean(_nearest_key(key, known))}; {where} {', '.join(siblings)}"
-
-
-def _nearest_key(key: str, known: Sequence[str]) -> str | None:
-    """The known key most likely meant: of the same name elsewhere, or spelt alike beside it or anywhere."""
-    parent, _, name = key.rpartition(".")
-    by_name = {other.rpartition(".")[2]: other for other in known}
-    if name in by_name:
-        return by_name[name]
-    beside = {last: other for last, other in by_name.items() if other.rpartition(".")[0] == parent}
-    others = {other: other for other in known if not key.startswith(f"{other}.")}
-    for candidates, wanted, likeness in ((beside, name, 0.6), (others, key, 0.8), (by_name, name, 0.75)):
-        if close := difflib.get_close_matches(wanted, candidates, n=1, cutoff=likeness):
-            return candidates[close[0]]
-    return None
-
-
-def _did_you_mean(nearest: str | None) -> str:
-    return f", did you mean {nearest}?" if nearest else ""
-
-
-def _keys(values: Any, prefix: str = "") -> Iterator[str]:
-    if isinstance(values, Mapping):
-        for key, value in values.items():
-            if not str(key).startswith("_"):
-                yield f"{prefix}{key}"
-                yield from _keys(value, f"{prefix}{key}.")
-
-
-def _as_override(value: Any) -> str:
-    """`value` as one would write it on the command line."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
-
-
-def _first_lines(error: Exception) -> str:
-    """What an error says at first, in one line."""
-    return ": ".join(line.strip() for line in str(error).strip().splitlines()[:2]) or type(error).__name__

@@ -25,7 +25,7 @@ from litlab.callbacks.throughput import Throughput
 from litlab.components import build
 from litlab.errors import UserError
 from litlab.runs.checkpoint import load_weights
-from litlab.runs.run import Run
+from litlab.runs.run import CheckpointName, Run
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,8 @@ def train(config: schema.Train, folder: Path) -> Run:
         data: LightningDataModule = build(config.data)
         module = build_module(config)
         throughput = Throughput()
-        own = [throughput, RecordRun(run, config.checkpoint, throughput), progress(), *checkpoints(config, folder)]
+        keep = checkpoints(config.checkpoint, folder)
+        own = [throughput, RecordRun(run, keep.get("best"), throughput), progress(), *keep.values()]
         trainer = make_trainer(
             config.trainer,
             callbacks=[*map(build, config.callbacks.values()), *own],
@@ -114,15 +115,14 @@ def describe(device: torch.device) -> str:
     return f"{device} ({platform.machine()}, {torch.get_num_threads()} threads)"
 
 
-def checkpoints(config: schema.Train, folder: Path) -> list[ModelCheckpoint]:
+def checkpoints(config: schema.Checkpoint, folder: Path) -> dict[CheckpointName, ModelCheckpoint]:
     """Lightning's callbacks that keep the last weights and, where a metric is monitored, the best ones."""
     keep = partial(ModelCheckpoint, dirpath=folder / "checkpoints", enable_version_counter=False)
-    last = keep(filename="last", save_on_train_epoch_end=True)
-    if config.checkpoint.monitor is None:
-        return [last]
-    monitor, mode = config.checkpoint.monitor, config.checkpoint.mode
-    # When a validation ends, and only then, is there a metric to compare.
-    return [last, keep(filename="best", monitor=monitor, mode=mode, save_on_train_epoch_end=False)]
+    kept: dict[CheckpointName, ModelCheckpoint] = {"last": keep(filename="last", save_on_train_epoch_end=True)}
+    if config.monitor is not None:
+        # When a validation ends, and only then, is there a metric to compare.
+        kept["best"] = keep(filename="best", save_on_train_epoch_end=False, monitor=config.monitor, mode=config.mode)
+    return kept
 
 
 @contextmanager

@@ -41,6 +41,14 @@ def test_held_out_images_depend_on_split_seed_only(mnist, mnist_dir):
     assert len(held_out(val_size=0)) == 0
 
 
+def test_training_and_testing_share_what_was_read(mnist_dir):
+    data = MNISTDataModule(str(mnist_dir))
+    data.setup("fit")
+    images = data.test[0]
+    data.setup("test")
+    assert data.test[0] is images
+
+
 def test_pixels_are_those_of_to_tensor(mnist, mnist_dir):
     images, labels = mnist.on_after_batch_transfer(next(iter(mnist.test_dataloader())), 0)
     reference = MNIST(mnist_dir, train=False, transform=ToTensor())

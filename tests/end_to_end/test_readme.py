@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import ROOT, SHORT
 
-from litlab.components import SOURCE
+from litlab.project import SOURCE
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]

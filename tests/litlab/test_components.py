@@ -7,9 +7,9 @@ import torch
 
 from digits import schema as digits_schema
 from litlab import schema
-from litlab.components import SOURCE, accepted_arguments, build, own_packages, schema_of
-from litlab.config import CONFIGS
+from litlab.components import accepted_arguments, build, schema_of
 from litlab.errors import UserError
+from litlab.project import CONFIGS, SOURCE, own_packages
 
 
 def test_own_packages_are_those_under_src():
@@ -125,4 +125,5 @@ def test_reads_a_constructor_without_importing_it():
     assert accepted_arguments("litlab.callbacks.learning_rate.LearningRate") is None  # has the one of its base
     assert accepted_arguments("torch.optim.RMSprop") >= {"lr", "alpha", "momentum"}
     assert accepted_arguments("torch.nn.Linear") >= {"in_features", "out_features"}  # torch.nn imports it by a star
+    assert accepted_arguments("torchvision.transforms.v2.RandomAffine") >= {"degrees", "translate"}
     assert accepted_arguments("lightning.pytorch.callbacks.EarlyStopping") >= {"monitor", "patience"}

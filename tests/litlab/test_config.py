@@ -1,6 +1,4 @@
 import ast
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,9 +10,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from litlab import schema
-from litlab.components import SOURCE
-from litlab.config import CONFIGS, check, explain, load, new_folder
+from litlab.config import check, explain, load
 from litlab.errors import UserError
+from litlab.project import CONFIGS, SOURCE
 
 
 def refusal(*overrides):
@@ -211,26 +209,3 @@ def test_load_refuses_a_hostile_target(tmp_path):
     OmegaConf.save(config, tmp_path / "config.yaml")
     with pytest.raises(UserError, match="model._target_=os.system: a config may not build this"):
         load(tmp_path / "config.yaml", schema.Train)
-
-
-def test_new_folders_are_named_by_the_time_and_never_shared(tmp_path):
-    folders = [new_folder(str(tmp_path / "runs")) for _ in range(5)]
-    assert len(set(folders)) == 5
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == sorted(
-        folder.rpartition("/")[2] for folder in folders
-    )
-
-
-def test_processes_that_ask_in_the_same_instant_get_a_folder_each(tmp_path):
-    code = (
-        "import multiprocessing, sys; from litlab.config import new_folder\n"
-        "def ask():\n"
-        "    barrier.wait()\n"
-        "    open(new_folder(sys.argv[1]) + '/mine', 'x')\n"
-        "context = multiprocessing.get_context('fork'); barrier = context.Barrier(32)\n"
-        "processes = [context.Process(target=ask) for _ in range(32)]\n"
-        "[process.start() for process in processes]; [process.join() for process in processes]\n"
-        "sys.exit(sum(process.exitcode for process in processes))"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "runs")], check=True, timeout=60)
-    assert len(list((tmp_path / "runs").glob("*/mine"))) == 32

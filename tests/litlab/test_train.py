@@ -9,6 +9,7 @@ import torch
 from conftest import SHORT, settings
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from digits.classifier import Classifier
 from litlab.errors import UserError
 from litlab.runs.checkpoint import load_weights
 from litlab.train import build_module, train
@@ -99,6 +100,21 @@ def test_the_best_weights_are_tested_not_the_last(mnist, tmp_path):
 
     assert metrics["test"]["test/acc"] == pytest.approx(accuracy("best"))
     assert metrics["test"]["test/acc"] != pytest.approx(accuracy("last"))
+
+
+def test_the_record_and_the_checkpoint_agree_on_the_best_epoch(tmp_path, monkeypatch):
+    validate = Classifier.validation_step
+
+    def with_nan_at_first(module, batch, batch_idx):
+        validate(module, batch, batch_idx)
+        module.log("val/odd", torch.tensor([math.nan, 0.5, 0.5, 0.2][module.current_epoch]), on_epoch=True)
+
+    monkeypatch.setattr(Classifier, "validation_step", with_nan_at_first)
+    overrides = ["trainer.max_epochs=4", "checkpoint.monitor=val/odd", "test=false"]
+    run = train(settings(*SHORT, *overrides), tmp_path)
+    best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
+    assert record(tmp_path)["metrics"]["best_epoch"] == best["epoch"] == 1
+    assert run.objective == 0.5
 
 
 def test_a_run_is_never_overwritten(command, tmp_path):

@@ -1,8 +1,8 @@
 """Keeps `run.json` up to date."""
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 
-from litlab import schema
 from litlab.callbacks.throughput import Throughput
 from litlab.errors import UserError
 from litlab.runs.run import Run
@@ -11,12 +11,12 @@ from litlab.runs.run import Run
 class RecordRun(Callback):
     """Writes the metrics, the best ones and the speed into the run's record after each epoch."""
 
-    def __init__(self, run: Run, checkpoint: schema.Checkpoint, throughput: Throughput) -> None:
+    def __init__(self, run: Run, best: ModelCheckpoint | None, throughput: Throughput) -> None:
         self.run = run
-        self.monitor = checkpoint.monitor
-        self.mode = checkpoint.mode
+        self.best = best
+        self.monitor = best.monitor if best else None
         self.throughput = throughput
-        run.record.metrics.monitor = checkpoint.monitor
+        run.record.metrics.monitor = self.monitor
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say before the first epoch, not after it, that the monitored metric does not exist."""
@@ -28,12 +28,12 @@ class RecordRun(Callback):
             self._require_monitor(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the validation's metrics if they are the best so far."""
-        if self.monitor is None or trainer.sanity_checking:
+        """Keep the metrics of those weights that the checkpoint, whose turn comes next, will keep."""
+        if self.best is None or self.monitor is None or trainer.sanity_checking:
             return
         self._require_monitor(trainer)
-        metrics = self.run.record.metrics
-        if self._is_better(trainer.callback_metrics[self.monitor].item(), metrics.best.get(self.monitor)):
+        if self.best.check_monitor_top_k(trainer, trainer.callback_metrics[self.monitor]):
+            metrics = self.run.record.metrics
             stage = self.monitor.rpartition("/")[0]
             metrics.best = {name: value for name, value in numbers(trainer).items() if name.startswith(stage)}
             metrics.best_epoch = trainer.current_epoch
@@ -43,9 +43,6 @@ class RecordRun(Callback):
         self.run.record.metrics.last = numbers(trainer)
         self.run.record.images_per_second = self.throughput.images_per_second
         self.run.save()
-
-    def _is_better(self, value: float, best: float | None) -> bool:
-        return best is None or (value > best if self.mode == "max" else value < best)
 
     def _require_monitor(self, trainer: Trainer) -> None:
         if self.monitor is not None and self.monitor not in trainer.callback_metrics:

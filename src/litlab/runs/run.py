@@ -12,8 +12,8 @@ from typing import Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from litlab.components import SOURCE
 from litlab.errors import UserError
+from litlab.project import SOURCE
 from litlab.runs.files import write_text
 
 PACKAGES = ("litlab", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "tensorboard", "numpy")

@@ -1,0 +1,23 @@
+"""Where the project is, checked out or installed from its wheel."""
+
+import importlib.metadata
+from functools import cache
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parents[1]
+IN_CHECKOUT = SOURCE.name == "src"
+CONFIGS = SOURCE.parent / "configs" if IN_CHECKOUT else SOURCE / "litlab" / "configs"
+
+
+def project_root() -> str:
+    """The checked-out project; where only its wheel is installed, the working directory."""
+    return str(SOURCE.parent if IN_CHECKOUT else Path.cwd())
+
+
+@cache
+def own_packages() -> frozenset[str]:
+    """Names of the project's packages: the folders of `src`, or what its wheel holds."""
+    if IN_CHECKOUT:
+        return frozenset(path.name for path in SOURCE.iterdir() if path.is_dir() and path.name.isidentifier())
+    files = importlib.metadata.files("litlab") or []
+    return frozenset(file.parts[0] for file in files if file.suffix == ".py")
