@@ -12,7 +12,7 @@ import torch
 from hydra import initialize_config_dir
 from omegaconf import DictConfig
 
-from digits.mnist import MNISTDataModule, prepare
+from digits.mnist import MNISTDataModule, decoded, prepare
 from litlab import schema
 from litlab.config import check
 from litlab.project import CONFIGS
@@ -61,6 +61,12 @@ def mnist(mnist_dir: Path) -> MNISTDataModule:
     data = MNISTDataModule(str(mnist_dir))
     data.setup("fit")
     return data
+
+
+@pytest.fixture(scope="session")
+def test_set(mnist_dir: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """The 10,000 test images, uint8, and their labels."""
+    return decoded(mnist_dir, False, torch.device("cpu"))
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ class Classifier(LightningModule):
         channels_last: store images and filters with the channels innermost: faster convolutions on a CPU.
         optimizer: makes the optimizer from the parameters.
         scheduler: makes the learning-rate schedule from the optimizer and the number of steps; None for none.
+        augment: what is done to the training images, a batch at a time; None for nothing.
+        label_smoothing: share of a label that is spread over all classes; in training only.
     """
 
     def __init__(
@@ -29,13 +31,17 @@ class Classifier(LightningModule):
         channels_last: bool,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
+        augment: nn.Module | None = None,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.net = net.to(memory_format=self.memory_format)
         self.make_optimizer = optimizer
         self.make_scheduler = scheduler
+        self.augment = augment or nn.Identity()
         self.loss = nn.CrossEntropyLoss()
+        self.train_loss = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
         self.val_accuracy = MulticlassAccuracy(average="micro")
         self.test_accuracy = MulticlassAccuracy(average="micro")
 
@@ -47,8 +53,8 @@ class Classifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch of images and labels; logged at each step, with the accuracy."""
         images, labels = batch
-        logits = self(images)
-        loss: Tensor = self.loss(logits, labels)
+        logits = self(self.augment(images))
+        loss: Tensor = self.train_loss(logits, labels)
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/acc", (logits.argmax(1) == labels).float().mean())
         return loss

@@ -1,16 +1,22 @@
 """The LightningDataModule: gets MNIST, splits it, and makes batches of it."""
 
 import hashlib
+from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from filelock import FileLock
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
+from torch.utils.data import Subset
 from torchvision.datasets import MNIST
+from torchvision.transforms import PILToTensor
 
-from litlab.data.memory import EpochSampler, InMemoryLoader
+from litlab.data.memory import InMemoryLoader
+from litlab.data.order import EpochSampler
+from litlab.data.workers import WorkersLoader
 from litlab.errors import UserError
 
 # Mean and standard deviation of the 60,000 training images' pixels, in [0, 1]; tests/digits computes them again.
@@ -23,6 +29,9 @@ UNPACKED = {
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
+
+
+Loader = InMemoryLoader | WorkersLoader
 
 
 class MNISTDataModule(LightningDataModule):
@@ -42,6 +51,8 @@ class MNISTDataModule(LightningDataModule):
         shuffle: bool = True,
         normalize: bool = False,
         seed: int = 0,
+        loader: Literal["memory", "workers"] = "memory",
+        num_workers: int = 1,
     ) -> None:
         super().__init__()
         self.dir = Path(dir)
@@ -52,6 +63,8 @@ class MNISTDataModule(LightningDataModule):
         self.shuffle = shuffle
         self.normalize = normalize
         self.seed = seed
+        self.loader = loader
+        self.num_workers = num_workers
 
     def prepare_data(self) -> None:
         """Put MNIST's files into `dir`, once, however many processes ask.
@@ -63,33 +76,47 @@ class MNISTDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Read the files and split the training images, once: Lightning asks before training and before testing."""
-        if hasattr(self, "test"):
+        if hasattr(self, "held_out"):
             return
-        train, test = MNIST(self.dir, train=True), MNIST(self.dir, train=False)
-        order = torch.from_numpy(np.random.default_rng(self.split_seed).permutation(len(train.data)))
-        held_out, kept = order[: self.val_size].sort().values, order[self.val_size :].sort().values
-        self.train = train.data[kept].unsqueeze(1), train.targets[kept]
-        self.val = train.data[held_out].unsqueeze(1), train.targets[held_out]
-        self.test = test.data.unsqueeze(1), test.targets
+        order = torch.from_numpy(np.random.default_rng(self.split_seed).permutation(60_000))
+        self.held_out, self.kept = order[: self.val_size].sort().values, order[self.val_size :].sort().values
 
-    def train_dataloader(self) -> InMemoryLoader:
+    def train_dataloader(self) -> Loader:
         """Batches of the training images, in a new order each epoch if `shuffle` is set."""
-        sampler = EpochSampler(len(self.train[0]), self.seed) if self.shuffle else None
-        return InMemoryLoader(*self.train, batch_size=self.batch_size, sampler=sampler)
+        trainer = self.trainer
+        processes, process = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+        sampler = EpochSampler(len(self.kept), self.seed, self.shuffle, processes, process)
+        return self._loader(True, self.kept, self.batch_size, sampler)
 
-    def val_dataloader(self) -> InMemoryLoader | list[InMemoryLoader]:
+    def val_dataloader(self) -> Loader | list[Loader]:
         """Batches of the held-out images; Lightning takes an empty list for no validation."""
-        return InMemoryLoader(*self.val, batch_size=self.eval_batch_size) if self.val_size else []
+        return self._loader(True, self.held_out, self.eval_batch_size) if self.val_size else []
 
-    def test_dataloader(self) -> InMemoryLoader:
+    def test_dataloader(self) -> Loader:
         """Batches of the 10,000 test images."""
-        return InMemoryLoader(*self.test, batch_size=self.eval_batch_size)
+        return self._loader(False, torch.arange(10_000), self.eval_batch_size)
+
+    def _loader(self, train: bool, indices: Tensor, batch_size: int, sampler: EpochSampler | None = None) -> Loader:
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if self.loader == "memory":
+            images, labels = decoded(self.dir, train, device)
+            return InMemoryLoader(images, labels, batch_size=batch_size, sampler=sampler, indices=indices)
+        dataset = MNIST(self.dir, train, transform=PILToTensor())
+        part = Subset(dataset, indices.tolist())
+        return WorkersLoader(part, batch_size, self.num_workers, sampler, pin_memory=device.type == "cuda")
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Bytes to numbers, on the device that computes: images are kept and moved as bytes."""
         images, labels = batch
         pixels = images.float().div(255)
         return ((pixels - MEAN) / STD if self.normalize else pixels), labels
+
+
+@cache  # the jobs of a multirun run in one process and share it
+def decoded(dir: Path, train: bool, device: torch.device) -> tuple[Tensor, Tensor]:
+    """All training or all test images as they are in the files in `dir`: (N, 1, 28, 28), uint8, and labels (N,)."""
+    files = MNIST(dir, train)
+    return files.data.unsqueeze(1).to(device), files.targets.to(device)
 
 
 def prepare(dir: Path) -> None:

@@ -1,6 +1,6 @@
 """What may be set on the data module and the network; checked before torch is imported."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 from pydantic import model_validator as cross_check
@@ -27,6 +27,10 @@ class MNISTDataModule(Settings):
     """Whether pixels are brought to mean 0 and standard deviation 1; otherwise they are in [0, 1]."""
     seed: Seed
     """Seed of the order of the training images."""
+    loader: Literal["memory", "workers"]
+    """memory keeps all images on the device; workers reads them from disk again and again. The batches are the same."""
+    num_workers: NonNegativeInt
+    """Processes that read ahead, with loader=workers; 0 reads in the training's own."""
 
 
 class ConvNet(Settings):
@@ -57,6 +61,8 @@ class Classifier(Settings):
     """The network: images in, one score a class out."""
     channels_last: bool
     """Whether images and filters are stored with the channels innermost: faster on a CPU, and rounds differently."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    """Share of a label that is spread over all classes; in training only."""
 
 
 class RunningTestAccuracy(Settings):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from digits.mnist import MNISTDataModule
+from digits.mnist import MNISTDataModule, decoded
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ class RunningTestAccuracy(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the network and take the test images."""
         data: MNISTDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        batch = data.test[0][: self.images].to(pl_module.device), data.test[1][: self.images].to(pl_module.device)
-        self.batch = data.on_after_batch_transfer(batch, 0)
+        images, labels = decoded(data.dir, False, pl_module.device)
+        self.batch = data.on_after_batch_transfer((images[: self.images], labels[: self.images]), 0)
         log.info(pl_module.net)
 
     def on_train_batch_end(

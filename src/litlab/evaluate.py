@@ -7,6 +7,7 @@ from lightning.pytorch import LightningDataModule, seed_everything
 
 from litlab import schema
 from litlab.components import build
+from litlab.engine.hardware import use_all_cores
 from litlab.runs.checkpoint import load_weights
 from litlab.runs.run import Run
 from litlab.train import build_module, describe, make_trainer, test
@@ -24,12 +25,13 @@ def evaluate(trained: schema.Train, checkpoint: Path, accelerator: str, folder: 
     run.record.evaluated = str(checkpoint)
     log.info("testing %s", checkpoint)
     with run.tracked():
+        use_all_cores()
         seed_everything(trained.seed, workers=True, verbose=False)
         data: LightningDataModule = build(trained.data)
         module = build_module(trained)
         load_weights(module, checkpoint)
         settings = trained.trainer.model_copy(update={"accelerator": accelerator, "devices": 1})
         trainer = make_trainer(settings, callbacks=[], logger=[], folder=folder)
-        run.record.device = describe(trainer.strategy.root_device)
+        run.record.device = describe(trainer)
         run.record.metrics.test = test(trainer, module, data)
     return run

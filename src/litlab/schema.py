@@ -68,14 +68,16 @@ class Checkpoint(Settings):
 
 
 class Trainer(Settings):
-    """Arguments of Lightning's Trainer, by Lightning's names."""
+    """Arguments of Lightning's Trainer, by Lightning's names, and of litlab.engine."""
 
     accelerator: Literal["auto", "cpu", "gpu", "mps"]
     """Kind of device; auto takes a GPU where there is one."""
     devices: Literal[1] | Annotated[list[NonNegativeInt], Field(min_length=1, max_length=1)]
     """1 for any one device, [i] for the GPU with that index."""
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
-    """Number format of the computation; the weights are kept in 32 bits."""
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+    """Number format of the computation, the weights are kept in 32 bits; auto is bf16-mixed on a CPU made for it."""
+    steps_per_execution: PositiveInt
+    """Steps between two calls of the callbacks' hooks; above 1, a step on a GPU is captured as a CUDA graph."""
     max_epochs: Literal[-1] | PositiveInt
     """Passes over the training data; -1 for no limit."""
     max_steps: Literal[-1] | PositiveInt
@@ -136,13 +138,15 @@ class Train(Settings):
     data: Component
     """The LightningDataModule."""
     model: Component
-    """The LightningModule; it is also given the optimizer and the schedule."""
+    """The LightningModule; it is also given the optimizer, the schedule and the augmentation, if there are any."""
+    augment: Component | None
+    """What is done to a batch of training images on the device. Empty for nothing."""
     optimizer: Component
     """The optimizer; it is also given the parameters."""
     scheduler: Component | None
     """The learning-rate schedule; it is also given the optimizer and the number of steps. Empty for none."""
     trainer: Trainer
-    """Lightning's Trainer."""
+    """Lightning's Trainer, and how many steps it does at once."""
     callbacks: dict[str, Component]
     """Lightning callbacks besides those that every run has, each under a name of its own."""
     logger: dict[str, Component]
@@ -206,8 +210,24 @@ class SGD(Settings):
         return self
 
 
-class LearningRate(Settings):
-    """Settings of litlab.callbacks.learning_rate.LearningRate: none."""
+class EMA(Settings):
+    """Settings of litlab.callbacks.ema.EMA."""
+
+    decay: OpenFraction
+    """Share of the average that the next step keeps."""
+
+
+class Affine(Settings):
+    """Settings of litlab.data.augment.Affine; each image gets its own amounts, drawn evenly up to these."""
+
+    degrees: NonNegativeFloat
+    """Largest rotation, either way."""
+    translate: NonNegativeFloat
+    """Largest shift, either way, across and down, in pixels."""
+    scale: Annotated[float, Field(ge=0, lt=1)]
+    """Largest change of the size, either way, as a share of it."""
+    shear: NonNegativeFloat
+    """Largest sideways shift of a row, either way, as a share of its height above the middle."""
 
 
 class CSVLogger(Settings):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -23,6 +24,9 @@ from litlab.callbacks.epoch_lines import EpochLines
 from litlab.callbacks.record import RecordRun, numbers
 from litlab.callbacks.throughput import Throughput
 from litlab.components import build
+from litlab.engine.hardware import best_precision, use_all_cores
+from litlab.engine.metrics import StepMetrics
+from litlab.engine.steps import execute_steps
 from litlab.errors import UserError
 from litlab.runs.checkpoint import load_weights
 from litlab.runs.run import CheckpointName, Run
@@ -47,19 +51,22 @@ def train(config: schema.Train, folder: Path) -> Run:
     """
     run = Run.create(folder, config.seed)
     with run.tracked():
+        use_all_cores()
         seed_everything(config.seed, workers=True, verbose=False)  # before anything is built
         data: LightningDataModule = build(config.data)
         module = build_module(config)
         throughput = Throughput()
         keep = checkpoints(config.checkpoint, folder)
         own = [throughput, RecordRun(run, keep.get("best"), throughput), progress(), *keep.values()]
+        metrics = StepMetrics()  # the first, so that the others find what it gathers
         trainer = make_trainer(
             config.trainer,
-            callbacks=[*map(build, config.callbacks.values()), *own],
+            callbacks=[metrics, *map(build, config.callbacks.values()), *own],
             logger=[build(node, save_dir=folder) for node in config.logger.values()],
             folder=folder,
         )
-        run.record.device = describe(trainer.strategy.root_device)
+        execute_steps(trainer, config.trainer.steps_per_execution, metrics)
+        run.record.device = describe(trainer)
         run.save()
         log.info("training on %s", run.record.device)
         with _refusals_are_the_users():
@@ -72,15 +79,21 @@ def train(config: schema.Train, folder: Path) -> Run:
 
 
 def build_module(config: schema.Train) -> LightningModule:
-    """The LightningModule with its network, optimizer and schedule, its weights drawn anew."""
-    scheduler = partial(build, config.scheduler) if config.scheduler else None
-    module: LightningModule = build(config.model, optimizer=partial(build, config.optimizer), scheduler=scheduler)
+    """The LightningModule with its network, optimizer, schedule and augmentation, its weights drawn anew."""
+    parts: dict[str, Any] = {"optimizer": partial(build, config.optimizer)}
+    if config.scheduler:
+        parts["scheduler"] = partial(build, config.scheduler)
+    if config.augment:
+        parts["augment"] = build(config.augment)
+    module: LightningModule = build(config.model, **parts)
     return module
 
 
 def make_trainer(config: schema.Trainer, callbacks: list[Callback], logger: list[Logger], folder: Path) -> Trainer:
     """Lightning's Trainer; it draws and prints nothing of its own but a progress bar among the `callbacks`."""
-    settings = config.model_dump()
+    settings = config.model_dump(exclude={"steps_per_execution"})
+    if config.precision == "auto":
+        settings["precision"] = best_precision(config.accelerator)
     if config.profiler:
         settings["profiler"] = PROFILERS[config.profiler](dirpath=folder, filename="profile")
     with _refusals_are_the_users():
@@ -108,11 +121,12 @@ def progress() -> Callback:
     return RichProgressBar(leave=True) if sys.stdout.isatty() else EpochLines()
 
 
-def describe(device: torch.device) -> str:
-    """The device in words that tell machines apart."""
-    if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)})"
-    return f"{device} ({platform.machine()}, {torch.get_num_threads()} threads)"
+def describe(trainer: Trainer) -> str:
+    """The device and its number format in words that tell machines apart."""
+    device = trainer.strategy.root_device
+    is_cuda = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if is_cuda else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{device} ({name}, {trainer.precision})"
 
 
 def checkpoints(config: schema.Checkpoint, folder: Path) -> dict[CheckpointName, ModelCheckpoint]:

@@ -17,27 +17,27 @@ def test_training_step_is_the_cross_entropy(mnist):
     assert torch.equal(loss, cross_entropy(module(images), labels))
 
 
-def test_test_metrics_are_those_over_all_images_at_once(mnist, tmp_path):
-    config = settings("trainer.accelerator=cpu", "data.eval_batch_size=333")  # does not divide 10,000
+def test_test_metrics_are_those_over_all_images_at_once(test_set, tmp_path):
+    config = settings("trainer.accelerator=cpu", "trainer.precision=32-true", "data.eval_batch_size=333")
     module = build_module(config)
     trainer = make_trainer(config.trainer, callbacks=[], logger=[], folder=tmp_path)
     trainer.test(module, datamodule=build(config.data), verbose=False)
     with torch.no_grad():
-        logits = module(mnist.test[0].float() / 255)
+        logits = module(test_set[0].float() / 255)
     expected = {
-        "test/loss": cross_entropy(logits, mnist.test[1]).item(),
-        "test/acc": (logits.argmax(1) == mnist.test[1]).double().mean().item(),
+        "test/loss": cross_entropy(logits, test_set[1]).item(),
+        "test/acc": (logits.argmax(1) == test_set[1]).double().mean().item(),
     }
     assert {name: value.item() for name, value in trainer.callback_metrics.items()} == pytest.approx(expected, rel=1e-5)
 
 
-def test_channels_last_changes_rounding_and_nothing_else(mnist):
+def test_channels_last_changes_rounding_and_nothing_else(test_set):
     torch.manual_seed(0)
     plain = build_module(settings("model.channels_last=false"))
     torch.manual_seed(0)
     innermost = build_module(settings("model.channels_last=true"))
     assert innermost.net.conv2[0].weight.is_contiguous(memory_format=torch.channels_last)
-    images = mnist.test[0][:100].float() / 255
+    images = test_set[0][:100].float() / 255
     assert innermost(images).allclose(plain(images), atol=1e-5)
 
 

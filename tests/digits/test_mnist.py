@@ -20,33 +20,59 @@ def rows(images):
     return sorted(pixels[start : start + 784] for start in range(0, len(pixels), 784))
 
 
-def test_keeps_the_official_split(mnist, mnist_dir):
+def images_of(loader):
+    return torch.cat([images for images, _ in loader])
+
+
+def test_keeps_the_official_split(mnist, mnist_dir, test_set):
     official_train, official_test = MNIST(mnist_dir, train=True), MNIST(mnist_dir, train=False)
-    assert len(mnist.train[0]) == 55_000
-    assert len(mnist.val[0]) == 5_000
-    assert torch.equal(mnist.test[0].squeeze(1), official_test.data)
-    assert torch.equal(mnist.test[1], official_test.targets)
-    together = torch.cat([mnist.train[0], mnist.val[0]])
-    assert rows(together) == rows(official_train.data)
+    train, val = images_of(mnist.train_dataloader()), images_of(mnist.val_dataloader())
+    assert len(train) == 55_000
+    assert len(val) == 5_000
+    assert torch.equal(images_of(mnist.test_dataloader()).squeeze(1), official_test.data)
+    assert torch.equal(test_set[1], official_test.targets)
+    assert rows(torch.cat([train, val])) == rows(official_train.data)
 
 
 def test_held_out_images_depend_on_split_seed_only(mnist, mnist_dir):
     def held_out(**settings):
         data = MNISTDataModule(str(mnist_dir), **settings)
         data.setup("fit")
-        return data.val[0]
+        return data.held_out
 
-    assert torch.equal(held_out(seed=5), mnist.val[0])
-    assert not torch.equal(held_out(split_seed=1), mnist.val[0])
+    assert torch.equal(held_out(seed=5), mnist.held_out)
+    assert not torch.equal(held_out(split_seed=1), mnist.held_out)
     assert len(held_out(val_size=0)) == 0
 
 
-def test_training_and_testing_share_what_was_read(mnist_dir):
-    data = MNISTDataModule(str(mnist_dir))
-    data.setup("fit")
-    images = data.test[0]
-    data.setup("test")
-    assert data.test[0] is images
+def test_data_modules_of_one_process_share_what_was_read(mnist, mnist_dir):
+    other = MNISTDataModule(str(mnist_dir), batch_size=7, seed=1)
+    other.setup("fit")
+    assert other.train_dataloader().tensors[0] is mnist.train_dataloader().tensors[0]
+    assert other.train_dataloader().tensors[0] is mnist.val_dataloader().tensors[0]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_workers_read_the_same_batches_from_disk(mnist_dir, num_workers):
+    def batches(epoch, **settings):
+        data = MNISTDataModule(str(mnist_dir), batch_size=1000, eval_batch_size=3000, seed=4, **settings)
+        data.setup("fit")
+        train = data.train_dataloader()
+        train.sampler.set_epoch(epoch)
+        return [*train, *data.val_dataloader(), *data.test_dataloader()]
+
+    torch.manual_seed(0)
+    by_workers = batches(3, loader="workers", num_workers=num_workers)
+    drawn = torch.rand(1)
+    torch.manual_seed(0)
+    in_memory = batches(3)
+    assert len(by_workers) == len(in_memory) == 55 + 2 + 4
+    for (images, labels), (own_images, own_labels) in zip(by_workers, in_memory, strict=True):
+        assert torch.equal(images, own_images)
+        assert torch.equal(labels, own_labels)
+        assert images.dtype == own_images.dtype
+        assert labels.dtype == own_labels.dtype
+    assert torch.equal(torch.rand(1), drawn)  # neither takes numbers from the generator that training draws from
 
 
 def test_pixels_are_those_of_to_tensor(mnist, mnist_dir):
@@ -72,15 +98,16 @@ def test_batches_hold_every_training_image_once(mnist):
     batches = list(mnist.train_dataloader())
     assert len(batches) == len(mnist.train_dataloader()) == 1100
     assert all(len(labels) == 50 for _, labels in batches)
-    assert rows(torch.cat([images for images, _ in batches])) == rows(mnist.train[0])
+    assert rows(images_of(batches)) == rows(mnist.train_dataloader().tensors[0][mnist.kept])
 
 
 def test_without_shuffle_batches_come_in_the_files_order(mnist_dir):
     data = MNISTDataModule(str(mnist_dir), shuffle=False)
     data.setup("fit")
     images, labels = next(iter(data.train_dataloader()))
-    assert torch.equal(images, data.train[0][:50])
-    assert torch.equal(labels, data.train[1][:50])
+    official = MNIST(mnist_dir, train=True)
+    assert torch.equal(images.squeeze(1), official.data[data.kept[:50]])
+    assert torch.equal(labels, official.targets[data.kept[:50]])
 
 
 # --- getting the files ------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.datasets import MNIST
 
 from digits.convnet import ConvNet
-from litlab.data.memory import EpochSampler
+from litlab.data.order import EpochSampler
 from litlab.train import train
 
 STEPS = 120

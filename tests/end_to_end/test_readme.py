@@ -154,11 +154,11 @@ def test_ones_own_model(project):
     assert misspelt.stderr.startswith("train: model.net.hiden=3: no such key, did you mean model.net.hidden?; ")
 
 
-def test_ones_own_data(project, mnist):
+def test_ones_own_data(project, test_set):
     # Real pictures in colour: MNIST's digits, grown to 32x32, in red on blue.
-    digits = torch.nn.functional.pad(mnist.test[0][:3000], (2, 2, 2, 2))
+    digits = torch.nn.functional.pad(test_set[0][:3000], (2, 2, 2, 2))
     images = torch.cat([digits, torch.zeros_like(digits), 255 - digits], dim=1)
-    np.savez(project / "data" / "pictures.npz", images=images.numpy(), labels=mnist.test[1][:3000].numpy())
+    np.savez(project / "data" / "pictures.npz", images=images.numpy(), labels=test_set[1][:3000].numpy())
     process = train(project, "train data=arrays model.net.in_channels=3 model.net.image_size=32")
     assert process.returncode == 0, process.stderr
     weights = torch.load(only_run(project) / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]

@@ -129,7 +129,19 @@ def options(group):
     return sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
 
 
-GROUPS = ("data", "model", "optimizer", "scheduler", "trainer", "callbacks", "logger", "experiment", "debug", "paths")
+GROUPS = (
+    "data",
+    "augment",
+    "model",
+    "optimizer",
+    "scheduler",
+    "trainer",
+    "callbacks",
+    "logger",
+    "experiment",
+    "debug",
+    "paths",
+)
 
 
 def test_every_folder_of_configs_is_known_to_this_test():

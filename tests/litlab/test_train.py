@@ -80,7 +80,7 @@ def test_checkpoints_are_plain_data(two_epochs):
         assert checkpoint["epoch"] == (record(folder)["metrics"]["best_epoch"] if name == "best" else 1)
 
 
-def test_the_best_weights_are_tested_not_the_last(mnist, tmp_path):
+def test_the_best_weights_are_tested_not_the_last(test_set, tmp_path):
     # A learning rate so high that the network forgets what it has learnt.
     config = settings(*SHORT, "trainer.max_epochs=4", "trainer.limit_train_batches=60", "trainer.limit_test_batches=4",
                       "optimizer=sgd", "optimizer.lr=0.7", "optimizer.momentum=0.9")  # fmt: skip
@@ -90,7 +90,7 @@ def test_the_best_weights_are_tested_not_the_last(mnist, tmp_path):
     assert metrics["best_epoch"] == accuracies.index(max(accuracies))
     assert metrics["best_epoch"] < 3, accuracies
 
-    images, labels = mnist.test[0][:2000].float() / 255, mnist.test[1][:2000]
+    images, labels = test_set[0][:2000].float() / 255, test_set[1][:2000]
 
     def accuracy(name):
         module = build_module(config)

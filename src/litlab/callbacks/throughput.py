@@ -1,22 +1,21 @@
 """How fast the training goes."""
 
 import time
-from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.data import extract_batch_size
 
 
 class Throughput(Callback):
     """Logs `images_per_second` of each epoch and keeps that of the whole training; validation is not counted in.
 
+    The images are counted by litlab.engine's loop, since hooks do not see every batch.
     Lightning's ThroughputMonitor reports rates over a window of steps, and needs a function from the config to count.
     """
 
     def __init__(self) -> None:
         self.images, self.seconds = 0, 0.0
-        self._epoch_images, self._epoch_seconds = 0, 0.0
+        self._images_before, self._epoch_seconds = 0, 0.0
         self._since: float | None = None
 
     @property
@@ -26,14 +25,8 @@ class Throughput(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._epoch_images, self._epoch_seconds = 0, 0.0
+        self._images_before, self._epoch_seconds = trainer.fit_loop.epoch_loop.examples, 0.0
         self._go(pl_module)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Count the images."""
-        self._epoch_images += extract_batch_size(batch)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock, unless this is the check before training."""
@@ -47,9 +40,10 @@ class Throughput(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the epoch's rate."""
         self._stop(pl_module)
-        self.images += self._epoch_images
+        images = trainer.fit_loop.epoch_loop.examples - self._images_before
+        self.images += images
         self.seconds += self._epoch_seconds
-        pl_module.log("images_per_second", self._epoch_images / self._epoch_seconds)
+        pl_module.log("images_per_second", images / self._epoch_seconds)
 
     def _go(self, module: LightningModule) -> None:
         self._since = self._now(module)

@@ -19,6 +19,15 @@ class Module:
         self.logged.append((name, value))
 
 
+class Loop:
+    """As much of a Trainer as the callback asks for."""
+
+    def __init__(self, sanity_checking):
+        self.sanity_checking = sanity_checking
+        self.fit_loop = self.epoch_loop = self
+        self.examples = 0
+
+
 @pytest.fixture
 def clock(monkeypatch):
     clock = SimpleNamespace(now=0.0)
@@ -27,17 +36,16 @@ def clock(monkeypatch):
 
 
 def test_counts_images_and_leaves_validation_out(clock):
-    callback, module, trainer = Throughput(), Module(), SimpleNamespace(sanity_checking=False)
-    batch = torch.zeros(30, 1), torch.zeros(30)
+    callback, module, trainer = Throughput(), Module(), Loop(sanity_checking=False)
     assert callback.images_per_second is None
     for epoch, (training, validation) in enumerate([(3.0, 100.0), (1.0, 50.0)], start=1):
         callback.on_train_epoch_start(trainer, module)
-        callback.on_train_batch_end(trainer, module, None, batch, 0)
+        trainer.examples += 30
         clock.now += training
         callback.on_validation_start(trainer, module)
         clock.now += validation
         callback.on_validation_end(trainer, module)
-        callback.on_train_batch_end(trainer, module, None, batch, 1)
+        trainer.examples += 30
         clock.now += training
         callback.on_train_epoch_end(trainer, module)
         assert module.logged[-1] == ("images_per_second", 60 / (2 * training))
@@ -46,13 +54,13 @@ def test_counts_images_and_leaves_validation_out(clock):
 
 
 def test_the_check_before_training_does_not_start_the_clock(clock):
-    callback, module, trainer = Throughput(), Module(), SimpleNamespace(sanity_checking=True)
+    callback, module, trainer = Throughput(), Module(), Loop(sanity_checking=True)
     callback.on_validation_start(trainer, module)
     clock.now += 5
     callback.on_validation_end(trainer, module)
     clock.now += 5
     callback.on_train_epoch_start(trainer, module)
-    callback.on_train_batch_end(trainer, module, None, [torch.zeros(8)], 0)
+    trainer.examples += 8
     clock.now += 2
     callback.on_train_epoch_end(trainer, module)
     assert callback.images_per_second == 4

@@ -2,39 +2,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from litlab.data.memory import EpochSampler, InMemoryLoader
-
-
-def test_order_is_a_function_of_seed_and_epoch():
-    sampler = EpochSampler(1000, seed=3)
-    first = sampler.order()
-    assert sorted(first.tolist()) == list(range(1000))
-    assert torch.equal(sampler.order(), first)
-    sampler.set_epoch(1)
-    second = sampler.order()
-    assert not torch.equal(second, first)
-    again = EpochSampler(1000, seed=3)
-    again.set_epoch(1)
-    assert torch.equal(again.order(), second)
-
-
-def test_order_does_not_touch_or_follow_the_global_generators():
-    torch.manual_seed(0)
-    expected = torch.rand(1)
-    torch.manual_seed(0)
-    order = EpochSampler(10, seed=1).order()
-    assert torch.equal(torch.rand(1), expected)
-    assert torch.equal(EpochSampler(10, seed=1).order(), order)
-
-
-def test_neighbouring_seeds_and_epochs_share_no_order():
-    orders = set()
-    for seed in range(20):
-        sampler = EpochSampler(50, seed)
-        for epoch in range(20):
-            sampler.set_epoch(epoch)
-            orders.add(tuple(sampler))
-    assert len(orders) == 400
+from litlab.data.memory import InMemoryLoader
+from litlab.data.order import EpochSampler
+from litlab.data.workers import WorkersLoader
 
 
 def test_batches_follow_the_sampler():
@@ -66,3 +36,52 @@ def test_without_a_sampler_batches_are_in_order(size):
     loader = InMemoryLoader(torch.arange(size), batch_size=4)
     assert [number for (batch,) in loader for number in batch.tolist()] == list(range(size))
     assert len(list(loader)) == len(loader)
+
+
+def test_takes_only_the_chosen_examples():
+    loader = InMemoryLoader(torch.arange(10) * 10, batch_size=2, indices=torch.tensor([7, 1, 4]))
+    assert [batch.tolist() for (batch,) in loader] == [[70, 10], [40]]
+    assert len(loader) == 2
+
+
+def in_memory(sampler):
+    return InMemoryLoader(torch.arange(23), batch_size=4, sampler=sampler)
+
+
+def by_workers(sampler):
+    return WorkersLoader(range(23), 4, num_workers=0, sampler=sampler)
+
+
+def numbers(batches):
+    return [(batch[0] if isinstance(batch, (tuple, list)) else batch).tolist() for batch in batches]
+
+
+@pytest.mark.parametrize("make", [in_memory, by_workers])
+@pytest.mark.parametrize("done", [0, 1, 5, 6])
+def test_goes_on_in_the_middle_of_an_epoch(make, done):
+    def loader(epoch):
+        made = make(EpochSampler(23, seed=5))
+        made.sampler.set_epoch(epoch)
+        return made
+
+    whole, next_epoch = numbers(loader(2)), numbers(loader(3))
+    stopped = loader(2)
+    handed_out = [batch for _, batch in zip(range(done), stopped, strict=False)]
+    state = stopped.state_dict()
+    assert state == {"epoch": 2, "batches": done}
+    resumed = loader(0)
+    resumed.load_state_dict(state)
+    resumed.sampler.set_epoch(2)
+    assert numbers(handed_out) + numbers(resumed) == whole
+    assert resumed.state_dict() == {"epoch": 2, "batches": 6}
+    assert len(resumed) == 6
+    assert numbers(resumed) == whole  # from the beginning
+    resumed.sampler.set_epoch(3)
+    assert numbers(resumed) == next_epoch
+
+
+def test_a_position_of_another_epoch_is_none():
+    loader = in_memory(EpochSampler(23, seed=5))
+    loader.load_state_dict({"epoch": 0, "batches": 6})
+    loader.sampler.set_epoch(1)
+    assert len(list(loader)) == 6

@@ -1,0 +1,47 @@
+"""The average of the weights over the last steps."""
+
+from itertools import chain
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor
+
+
+class EMA(WeightAveraging):
+    """Validates, tests and saves an exponential moving average of the weights instead of the weights themselves.
+
+    Lightning's callback does the exchange of the two. The average itself is updated by the optimizer, so that this
+    happens at each step however many make an execution, and as a part of the CUDA graph if there is one.
+
+    Args:
+        decay: share of the average that the next step keeps; less in the first steps, (1 + n) / (10 + n) after n, so
+            that the average forgets the weights drawn at random (as TensorFlow's ExponentialMovingAverage does).
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__()
+        self.decay = decay
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Never: the optimizer does it."""
+        return False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hang the update onto the optimizer."""
+        current, average = _state(pl_module), _state(self._average_model.module)
+        count = self._average_model.n_averaged
+
+        @torch.no_grad()
+        def update(*_: Any) -> None:
+            share = (9 / (10 + count)).clamp(min=1 - self.decay)
+            for own, new in zip(average, current, strict=True):
+                own.lerp_(new, share.to(own.dtype)) if own.is_floating_point() else own.copy_(new)
+            count.add_(1)
+
+        trainer.optimizers[0].register_step_post_hook(update)
+
+
+def _state(module: torch.nn.Module) -> list[Tensor]:
+    return [tensor.detach() for tensor in chain(module.parameters(), module.buffers())]

@@ -1,0 +1,42 @@
+"""Batches of a dataset that is read from disk as it is needed."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from litlab.data.order import EpochSampler, Resumable
+
+
+class WorkersLoader(Resumable, DataLoader[Any]):
+    """PyTorch's DataLoader, made to go on in the middle of an epoch.
+
+    Args:
+        dataset: the examples.
+        batch_size: examples in a batch; the last batch of an epoch has what is left.
+        num_workers: processes that read ahead; 0 reads in the training's own.
+        sampler: the order of the examples; None keeps theirs.
+        pin_memory: whether batches are kept where a GPU can fetch them without waiting.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        batch_size: int,
+        num_workers: int,
+        sampler: EpochSampler | None = None,
+        pin_memory: bool = False,
+    ) -> None:
+        super().__init__(
+            dataset,
+            batch_size,
+            sampler=sampler or EpochSampler(len(dataset), seed=0, shuffle=False),  # type: ignore[arg-type]
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            persistent_workers=num_workers > 0,
+            generator=torch.Generator(),  # its own, or else each round would advance the one that training draws from
+        )
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        return self.resumed(super().__iter__)

@@ -1,0 +1,1 @@
+"""How optimizer steps are executed fast, for any LightningModule."""

@@ -1,0 +1,32 @@
+"""What the processor is good at."""
+
+import os
+from pathlib import Path
+
+import torch
+
+
+def use_all_cores() -> None:
+    """Let PyTorch use the cores that this process really has, unless OMP_NUM_THREADS says how many.
+
+    A container's share of the machine is a quota of time, which PyTorch does not look at.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(cores())
+
+
+def cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores that this process may use, at least 1: those it is bound to, within the quota of its control group (v2)."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+    except OSError:
+        return bound
+    return bound if quota == "max" else max(1, min(bound, int(quota) // int(period)))
+
+
+def best_precision(accelerator: str) -> str:
+    """Lightning's name of the number format that is fastest: bf16-mixed on a CPU with instructions for it."""
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+    able = torch.cpu.get_capabilities()
+    return "bf16-mixed" if on_cpu and (able.get("avx512_bf16") or able.get("amx_bf16")) else "32-true"
