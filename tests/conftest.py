@@ -31,6 +31,12 @@ SHORT = (
 )
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what needs a GPU where there is none."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("there is no GPU with CUDA")
+
+
 def compose(*overrides: str, command: str = "train") -> DictConfig:
     """The config that a command line leads to, unchecked."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):

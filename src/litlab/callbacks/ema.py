@@ -30,8 +30,8 @@ class EMA(WeightAveraging):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hang the update onto the optimizer."""
-        current, average = _state(pl_module), _state(self._average_model.module)
-        count = self._average_model.n_averaged
+        averaged: Any = self._average_model
+        current, average, count = _state(pl_module), _state(averaged.module), averaged.n_averaged
 
         @torch.no_grad()
         def update(*_: Any) -> None:

@@ -41,6 +41,7 @@ class RecordRun(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what is known now."""
         self.run.record.metrics.last = numbers(trainer)
+        self.run.record.training_seconds = self.throughput.seconds
         self.run.record.images_per_second = self.throughput.images_per_second
         self.run.save()
 

@@ -23,7 +23,7 @@ class InMemoryLoader(Resumable):
         self, *tensors: Tensor, batch_size: int, sampler: EpochSampler | None = None, indices: Tensor | None = None
     ) -> None:
         self.tensors = tensors
-        self.batch_size = batch_size
+        self.batch_size: int = batch_size
         self.indices = indices
         self.sampler = sampler or EpochSampler(len(tensors[0] if indices is None else indices), seed=0, shuffle=False)
 

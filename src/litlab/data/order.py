@@ -26,7 +26,8 @@ class EpochSampler(DistributedSampler[int]):
     """
 
     def __init__(self, size: int, seed: int, shuffle: bool = True, processes: int = 1, process: int = 0) -> None:
-        super().__init__(range(size), num_replicas=processes, rank=process, shuffle=shuffle, seed=seed)
+        examples = range(size)  # all that PyTorch's sampler asks of a dataset is its length
+        super().__init__(examples, processes, process, shuffle, seed)  # type: ignore[arg-type]
         self.skip = 0
 
     def order(self) -> Tensor:
@@ -44,7 +45,7 @@ class EpochSampler(DistributedSampler[int]):
 class Resumable:
     """What a loader needs to go on in the middle of an epoch; Lightning keeps its `state_dict` in checkpoints."""
 
-    batch_size: int | None
+    batch_size: Any
     sampler: Any
     _batches = 0
     _restored: dict[str, int] | None = None
@@ -61,7 +62,7 @@ class Resumable:
         """The rest of the round whose batches `batches` makes, in the sampler's order."""
         state, self._restored = self._restored, None
         self._batches = state["batches"] if state and state["epoch"] == self.sampler.epoch else 0
-        self.sampler.skip = self._batches * (self.batch_size or 1)
+        self.sampler.skip = self._batches * self.batch_size
         for batch in batches():
             self._batches += 1
             yield batch

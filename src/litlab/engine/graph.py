@@ -27,7 +27,7 @@ class CudaGraph:
 
     def __init__(self) -> None:
         self.graph = torch.cuda.CUDAGraph()
-        self.stream = torch.cuda.Stream()
+        self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
 
     @staticmethod
     def obstacle(device: torch.device) -> str | None:
@@ -136,15 +136,19 @@ class RecordedStep:
     @contextmanager
     def recording(self, optimizer: Optimizer) -> Iterator[None]:
         """Record the block; meanwhile the optimizer takes its learning rates from tensors."""
-        groups = optimizer.param_groups
-        before = [{key: group[key] for key in ("lr", "capturable") if key in group} for group in groups]
+        groups: list[dict[str, Any]] = optimizer.param_groups
+        kept: list[dict[str, Any]] = [
+            {key: group[key] for key in ("lr", "capturable") if key in group} for group in groups
+        ]
         for group, rate in zip(groups, self.rates, strict=True):
-            group.update({"lr": rate, "capturable": True} if "capturable" in group else {"lr": rate})
+            group["lr"] = rate
+            if "capturable" in group:
+                group["capturable"] = True
         try:
             with self.graph.recording():
                 yield
         finally:  # numbers again: for schedules, curves and checkpoints
-            for group, settings in zip(groups, before, strict=True):
+            for group, settings in zip(groups, kept, strict=True):
                 group.update(settings)
 
     def fits(self, batch: Any) -> bool:

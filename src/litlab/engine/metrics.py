@@ -22,7 +22,6 @@ class Place:
     logger: bool = True
     prog_bar: bool = False
     suffixes: bool = False
-    batch_size: int | None = None
 
     def name(self, name: str, suffix: str) -> str:
         """Lightning's name of the curve; it tells the curve of the steps from that of the epochs if there are both."""
@@ -31,9 +30,14 @@ class Place:
 
 @dataclass
 class Gathered:
-    """What one step has logged: plain numbers, and values that are still on the device."""
+    """What one step has logged: plain numbers, and values that are still on the device.
+
+    Attributes:
+        weights: what counts in the mean over an epoch instead of the size of the batch.
+    """
 
     numbers: dict[str, float]
+    weights: dict[str, int]
     names: tuple[str, ...]
     values: Tensor
 
@@ -54,13 +58,13 @@ class Transfer:
         self.steps = steps
         values = torch.cat([step.gathered.values for step in steps if step.gathered.names] or [torch.empty(0)])
         self.values = values.to("cpu", non_blocking=True)
-        self.arrived = torch.cuda.Event() if values.is_cuda else None
+        self.arrived: Any = torch.cuda.Event() if values.is_cuda else None  # type: ignore[no-untyped-call]
         if self.arrived is not None:
             self.arrived.record()
 
     def done(self) -> bool:
         """Whether they can be read without waiting."""
-        return self.arrived is None or self.arrived.query()
+        return self.arrived is None or bool(self.arrived.query())
 
     def read(self) -> Iterator[tuple[Step, dict[str, float]]]:
         """Each step with all that it logged; waits for the device if need be."""
@@ -85,6 +89,7 @@ class StepMetrics(Callback):
     def __init__(self) -> None:
         self.obstacle: str | None = None
         self._logged: dict[str, Tensor | float] = {}
+        self._weights: dict[str, int] = {}
         self._places: dict[str, Place] = {"learning_rate": Place()}
         self._steps: list[Step] = []
         self._transfers: deque[Transfer] = deque()
@@ -105,7 +110,8 @@ class StepMetrics(Callback):
         tensors = {name: value for name, value in logged.items() if isinstance(value, Tensor)}
         values = torch.stack([value.float().squeeze() for value in tensors.values()]) if tensors else torch.empty(0)
         numbers = {name: value for name, value in logged.items() if not isinstance(value, Tensor)}
-        return Gathered(numbers, tuple(tensors), values)
+        weights, self._weights = self._weights, {}
+        return Gathered(numbers, weights, tuple(tensors), values)
 
     def add(self, index: int, batch_size: int, learning_rate: float, gathered: Gathered) -> None:
         """Count the step with this index, the first being 0, as done."""
@@ -133,6 +139,8 @@ class StepMetrics(Callback):
             place = self._places[name]
             mean = torch.tensor(total / weight)
             pl_module.log(place.name(name, "epoch"), mean, prog_bar=place.prog_bar, logger=place.logger, batch_size=1)
+            if place.suffixes:  # what a callback monitors has no suffix
+                pl_module.log(name, mean, logger=False, batch_size=1)
         self._sums = {}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -157,7 +165,6 @@ class StepMetrics(Callback):
             logger=logger is not False,
             prog_bar=prog_bar,
             suffixes=on_step is not False and bool(on_epoch),
-            batch_size=others.get("batch_size"),
         )
         is_mean = others.get("reduce_fx", "mean") in ("mean", torch.mean) and not others.get("sync_dist")
         if isinstance(value, Metric) or (place.on_epoch and not is_mean):
@@ -171,10 +178,13 @@ class StepMetrics(Callback):
         if isinstance(value, Tensor):
             value = value.detach()
         elif value is not None:
+            value = float(value)
             self.obstacle = f"{name} is logged as a Python number, which a graph would not change"
         if value is not None:
             self._logged[name] = value
             self._places[name] = place
+            if others.get("batch_size"):
+                self._weights[name] = others["batch_size"]
 
     def _write(self, trainer: Trainer, wait: bool) -> dict[str, float]:
         """Write the steps that have arrived, or all of them; the newest one's values."""
@@ -196,10 +206,10 @@ class StepMetrics(Callback):
             place = self._places[name]
             if place.on_epoch:
                 total, weight = self._sums.get(name, (0.0, 0))
-                count = place.batch_size or step.batch_size
+                count = step.gathered.weights.get(name, step.batch_size)
                 self._sums[name] = (total + value * count, weight + count)
             if place.on_step and place.logger:
                 curves[place.name(name, "step")] = value
-        if (step.index + 1) % trainer.log_every_n_steps == 0:
+        if (step.index + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             for logger in trainer.loggers:
                 logger.log_metrics(curves, step=step.index)

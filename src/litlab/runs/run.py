@@ -61,8 +61,10 @@ class Record(Part):
     ended: datetime | None = None
     seed: int
     device: str | None = None
+    training_seconds: float | None = None
+    """From the first step to the last, without validation and test."""
     images_per_second: float | None = None
-    """In training, without validation and test."""
+    """In that time."""
     metrics: Metrics = Metrics()
     checkpoints: dict[CheckpointName, str] = {}
     """Paths inside the run's folder."""

@@ -1,0 +1,465 @@
+"""Measures training on real MNIST: the usual ways, this project's, and the bare operations as the limit.
+
+All run in turn, several times over, in one process, so that each meets the same machine; the median counts.
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import hydra
+import lightning
+import matplotlib
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchmetrics.classification import MulticlassAccuracy
+from torchvision.datasets import MNIST
+from torchvision.transforms import ToTensor
+
+from digits.convnet import ConvNet
+from digits.mnist import decoded, prepare
+from litlab import schema
+from litlab.config import check
+from litlab.engine.graph import WARM_UP, CudaGraph
+from litlab.engine.hardware import best_precision, cores, use_all_cores
+from litlab.project import CONFIGS
+from litlab.train import train
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "data"
+BEFORE = 20  # steps that are not measured
+
+
+@dataclass(frozen=True)
+class Task:
+    """What each contender does: so many steps of this size."""
+
+    device: torch.device
+    batch_size: int
+    steps: int
+
+    @property
+    def images(self) -> int:
+        """Images in all."""
+        return self.batch_size * self.steps
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to train; `run` gives images per second."""
+
+    name: str
+    run: Callable[[], float]
+
+
+def main() -> None:
+    """Measure, print and write what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="scripts/benchmark", description="Measures how fast training is.")
+    parser.add_argument("--device", choices=["cpu", "gpu"], default="gpu" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--quick", action="store_true", help="under 3 minutes: fewer steps and repetitions")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file, too")
+    asked = parser.parse_args()
+    if asked.device == "gpu" and not torch.cuda.is_available():
+        parser.error("--device gpu: there is no GPU with CUDA; take --device cpu")
+    quiet()
+    use_all_cores()
+    prepare(DATA)
+    device = torch.device("cuda" if asked.device == "gpu" else "cpu")
+    if device.type == "cuda":
+        tasks = [Task(device, 50, 1200), Task(device, 512, 117)]
+    else:
+        tasks = [Task(device, 50, 120 if asked.quick else 400)]
+    repetitions = 3 if asked.quick else 5
+    columns = TextColumn("{task.description:<45}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        figures = {
+            "machine": machine(device),
+            "command": " ".join(["scripts/benchmark", *sys.argv[1:]]),
+            "training": [race(task, repetitions, progress) for task in tasks],
+            "other": others(asked.device, repetitions, asked.quick, progress),
+        }
+    report(figures, asked.json)
+
+
+# --- the contenders ---------------------------------------------------------------------------------------------------
+
+
+def contenders(task: Task) -> list[Contender]:
+    """Those of a task, the tutorial first; the names of the precisions are Lightning's."""
+    best = best_precision("gpu" if task.device.type == "cuda" else "cpu")
+    found = [
+        Contender("the tutorial's loop", lambda: tutorial(task)),
+        Contender("Lightning, DataLoader, self.log", lambda: usual_lightning(task)),
+    ]
+    for precision in dict.fromkeys(["32-true", best]):
+        found.append(Contender(f"bare loop, {precision}", lambda p=precision: bare(task, p)))  # type: ignore[misc]
+        if task.device.type == "cuda":
+            found.append(Contender(f"bare CUDA graph, {precision}", lambda p=precision: bare_graph(task, p)))  # type: ignore[misc]
+        found.append(Contender(f"LitLab, {precision}", lambda p=precision: ours(task, p)))  # type: ignore[misc]
+    return found
+
+
+def tutorial(task: Task) -> float:
+    """The tutorial: images decoded one by one by two workers, and a look at 2,000 test images every 50 steps."""
+    workers = 2 if task.device.type == "cpu" else 14
+    net = ConvNet().to(task.device)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.001)
+    loss_function = nn.CrossEntropyLoss()
+    test_images, test_labels = decoded(DATA, False, task.device)
+    seen, answers = test_images[:2000].float() / 255, test_labels[:2000]
+
+    def step(index: int, batch: Any) -> None:
+        images, labels = (part.to(task.device) for part in batch)
+        loss = loss_function(net(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if index % 50 == 0:
+            (net(seen).argmax(1) == answers).float().mean().item()
+            loss.item()
+
+    dataset = MNIST(DATA, train=True, transform=ToTensor())
+    return clocked(task, step, DataLoader(dataset, task.batch_size, shuffle=True, num_workers=workers))
+
+
+def bare(task: Task, precision: str) -> float:
+    """A loop with nothing but the operations themselves, on images in memory."""
+    images, labels = decoded(DATA, True, task.device)
+    learn = bare_step(task, precision)
+
+    def step(_: int, indices: Tensor) -> None:
+        learn(images[indices], labels[indices])
+
+    return clocked(task, step, torch.split(torch.randperm(60_000).to(task.device), task.batch_size))
+
+
+def bare_graph(task: Task, precision: str) -> float:
+    """The same, as a CUDA graph."""
+    images, labels = decoded(DATA, True, task.device)
+    learn = bare_step(task, precision, capturable=True)
+    batches = torch.split(torch.randperm(60_000).to(task.device), task.batch_size)
+    chosen = batches[0].clone()
+    graph = CudaGraph()
+    for _ in range(WARM_UP):
+        with graph.beside():
+            learn(images[chosen], labels[chosen])
+    with graph.recording():
+        learn(images[chosen], labels[chosen])
+
+    def step(_: int, indices: Tensor) -> None:
+        chosen.copy_(indices)
+        graph.replay()
+
+    return clocked(task, step, batches)
+
+
+def bare_step(task: Task, precision: str, capturable: bool = False) -> Callable[[Tensor, Tensor], None]:
+    """Forward, backward and optimizer step, with the settings that LitLab has on this device."""
+    net = ConvNet().to(task.device).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.001, fused=True, capturable=capturable)
+    loss_function = nn.CrossEntropyLoss()
+    autocast = torch.autocast(task.device.type, torch.bfloat16, enabled=precision == "bf16-mixed", cache_enabled=False)
+
+    def learn(images: Tensor, labels: Tensor) -> None:
+        pixels = images.float().div(255).to(memory_format=torch.channels_last)
+        with autocast:
+            loss = loss_function(net(pixels), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return learn
+
+
+def clocked(task: Task, step: Callable[[int, Any], None], batches: Iterable[Any]) -> float:
+    """Images per second of `task.steps` steps over the batches, again and again, after some that do not count."""
+    since, done = 0.0, 0
+    while True:
+        for batch in batches:
+            if len(batch[0] if isinstance(batch, list) else batch) < task.batch_size:
+                continue
+            if done == BEFORE:
+                since = now(task.device)
+            step(done, batch)
+            done += 1
+            if done == BEFORE + task.steps:
+                return task.images / (now(task.device) - since)
+
+
+def now(device: torch.device) -> float:
+    """Seconds, once the device has done all it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+class UsualModule(LightningModule):
+    """The tutorial as it is usually written with Lightning."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = ConvNet()
+        self.loss = nn.CrossEntropyLoss()
+        self.accuracy = MulticlassAccuracy(num_classes=10)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Loss and accuracy, logged at each step."""
+        images, labels = batch
+        logits = self.net(images)
+        loss: Tensor = self.loss(logits, labels)
+        self.accuracy(logits, labels)
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/acc", self.accuracy)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The tutorial's."""
+        return torch.optim.Adam(self.parameters(), lr=0.001)
+
+
+class LastEpoch(Callback):
+    """Clocks each epoch."""
+
+    seconds = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start."""
+        self.since = now(pl_module.device)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop."""
+        self.seconds = now(pl_module.device) - self.since
+
+
+def usual_lightning(task: Task) -> float:
+    """Lightning's Trainer over a DataLoader; the first of two epochs does not count."""
+    workers = 2 if task.device.type == "cpu" else 14
+    dataset = MNIST(DATA, train=True, transform=ToTensor())
+    loader = DataLoader(dataset, task.batch_size, shuffle=True, num_workers=workers, persistent_workers=True)
+    clock = LastEpoch()
+    with tempfile.TemporaryDirectory() as folder:
+        Trainer(
+            accelerator="cpu" if task.device.type == "cpu" else "gpu",
+            devices=1,
+            max_epochs=2,
+            limit_train_batches=task.steps,
+            logger=TensorBoardLogger(folder),
+            log_every_n_steps=1,
+            callbacks=[clock],
+            enable_progress_bar=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        ).fit(UsualModule(), loader)
+    return task.images / clock.seconds
+
+
+def ours(task: Task, precision: str) -> float:
+    """`train` with its defaults for the device, everything logged; the first of two epochs does not count."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = settings(
+            f"trainer={'gpu' if task.device.type == 'cuda' else 'cpu'}", f"trainer.precision={precision}",
+            "trainer.max_epochs=2", f"trainer.limit_train_batches={task.steps}", "trainer.limit_val_batches=1",
+            f"data.batch_size={task.batch_size}", f"data.dir={DATA}", "test=false",
+        )  # fmt: skip
+        return train(config, Path(folder)).record.metrics.last["images_per_second"]
+
+
+def settings(*overrides: str) -> schema.Train:
+    """The config of `train OVERRIDES`."""
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return check(hydra.compose("train", list(overrides)), schema.Train)
+
+
+def race(task: Task, repetitions: int, progress: Progress) -> dict[str, Any]:
+    """Images per second of each contender, with the ratios to the others."""
+    running = contenders(task)
+    speeds: dict[str, list[float]] = {contender.name: [] for contender in running}
+    bar = progress.add_task("", total=repetitions * len(running))
+    for _ in range(repetitions):
+        for contender in running:
+            progress.update(bar, description=f"batch {task.batch_size}: {contender.name}")
+            speeds[contender.name].append(contender.run())
+            progress.advance(bar)
+    medians = {name: statistics.median(found) for name, found in speeds.items()}
+    return {"batch_size": task.batch_size, "steps": task.steps, "images_per_second": medians, "all": speeds}
+
+
+# --- everything else --------------------------------------------------------------------------------------------------
+
+
+def others(device: str, repetitions: int, quick: bool, progress: Progress) -> dict[str, float]:
+    """Start-up, a job in a multirun, memory and, if there is time, the speedrun."""
+    bar = progress.add_task("", total=4)
+    found: dict[str, float] = {}
+    short = [f"trainer={device}", "trainer.max_steps=1", "trainer.limit_val_batches=1", "test=false"]
+
+    progress.update(bar, description="from the command to the first step")
+    imports, starts = [], []
+    for _ in range(repetitions):
+        imports.append(spawn([sys.executable, "-c", "import torch, lightning"]).seconds)
+        with tempfile.TemporaryDirectory() as folder:
+            began = time.time()
+            spawn([sys.executable, "-m", "litlab", "train", *short, f"hydra.run.dir={folder}/run"])
+            starts.append(first_step(Path(folder) / "run") - began)
+    found["import torch and lightning (s)"] = statistics.median(imports)
+    found["from the command to the first step (s)"] = statistics.median(starts)
+    progress.advance(bar)
+
+    progress.update(bar, description="a job in a multirun")
+    jobs = 11
+    with tempfile.TemporaryDirectory() as folder:
+        seeds = f"seed=range({jobs})"
+        spawn([sys.executable, "-m", "litlab", "train", "-m", *short, seeds, f"hydra.sweep.dir={folder}"])
+        records = [json.loads((Path(folder) / str(job) / "run.json").read_text()) for job in range(jobs)]
+    first, last = (datetime.fromisoformat(records[job]["ended"]) for job in (0, -1))
+    found["a one-step job in a multirun after the first (s)"] = (last - first).total_seconds() / (jobs - 1)
+    progress.advance(bar)
+
+    progress.update(bar, description="memory")
+    libraries = (
+        "import hydra, lightning, pydantic, tensorboard, torch, torchmetrics, torchvision, torch.utils.tensorboard"
+    )
+    found["memory: libraries imported (MB)"] = spawn([sys.executable, "-c", libraries]).peak_mb
+    with tempfile.TemporaryDirectory() as folder:
+        epoch = [f"trainer={device}", "trainer.max_epochs=1", "trainer.limit_train_batches=200"]
+        trained = spawn([sys.executable, "-m", "litlab", "train", *epoch, f"hydra.run.dir={folder}/run"])
+        found["memory: after training (MB)"] = trained.peak_mb
+    parts = [*decoded(DATA, True, torch.device("cpu")), *decoded(DATA, False, torch.device("cpu"))]
+    found["memory: the dataset (MB)"] = sum(part.nbytes for part in parts) / 1e6
+    progress.advance(bar)
+
+    if not quick:
+        runs = []
+        for seed in range(10 if device == "gpu" else 3):
+            progress.update(bar, description=f"speedrun, seed {seed}")
+            with tempfile.TemporaryDirectory() as folder:
+                config = settings("experiment=speedrun", f"trainer.accelerator={device}", f"seed={seed}")
+                runs.append(train(config, Path(folder)).record)
+        found["speedrun: seeds"] = len(runs)
+        found["speedrun: training (s)"] = statistics.median(run.training_seconds or 0.0 for run in runs)
+        found["speedrun: lowest test accuracy"] = min(run.metrics.test["test/acc"] for run in runs)
+        found["speedrun: mean test accuracy"] = statistics.mean(run.metrics.test["test/acc"] for run in runs)
+    progress.advance(bar)
+    return found
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A process that has ended."""
+
+    seconds: float
+    peak_mb: float
+
+
+def spawn(command: list[str]) -> Finished:
+    """Run a command to its end; how long it took and the most memory it held."""
+    since = time.perf_counter()
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT)
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            output.seek(0)
+            sys.exit(f"{' '.join(command)} failed:\n{output.read().decode()}")
+    return Finished(time.perf_counter() - since, usage.ru_maxrss / 1e3)
+
+
+def first_step(folder: Path) -> float:
+    """When the first step's loss was written, in seconds since 1970."""
+    return float(EventAccumulator(str(folder)).Reload().Scalars("train/loss")[0].wall_time)
+
+
+def machine(device: torch.device) -> str:
+    """What this was measured on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    cpu = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
+    where = f"{cores()} cores of {cpu}"
+    if best_precision("cpu") == "bf16-mixed":
+        where += " with bf16 instructions"
+    if device.type == "cuda":
+        where += f", {torch.cuda.get_device_name(device)}"
+    return f"{where}; torch {torch.__version__}, lightning {lightning.__version__}"
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def report(figures: dict[str, Any], file: Path | None) -> None:
+    """Print the tables; write them, a plot of them and, if asked for, the figures."""
+    folder = ROOT / "logs" / "benchmark" / datetime.now().astimezone().strftime("%Y-%m-%d_%H-%M-%S")
+    folder.mkdir(parents=True)
+    table = "\n".join([f"Measured by `{figures['command']}` on {figures['machine']}.", "", *tables(figures), ""])
+    (folder / "table.md").write_text(table)
+    plot(figures, folder / "speed.png")
+    if file is not None:
+        file.write_text(json.dumps(figures, indent=2))
+    Console().print(Markdown(table))
+    print(f"written to {folder}")
+
+
+def tables(figures: dict[str, Any]) -> Iterable[str]:
+    """Lines of Markdown: one table a batch size, then one of the rest."""
+    for race in figures["training"]:
+        speeds = race["images_per_second"]
+        base, usual, *_ = speeds.values()
+        yield f"| batch {race['batch_size']} | images/s | / the tutorial's | / the usual Lightning's | / its limit |"
+        yield "|---|---:|---:|---:|---:|"
+        for name, speed in speeds.items():
+            ratio = f"{speed / speeds[limit_of(name, speeds)]:.2f}" if name.startswith("LitLab") else ""
+            yield f"| {name} | {speed:,.0f} | {speed / base:.2f} | {speed / usual:.2f} | {ratio} |"
+        yield ""
+    yield "| | |"
+    yield "|---|---:|"
+    for name, value in figures["other"].items():
+        yield f"| {name} | {value:,.4g} |"
+
+
+def limit_of(name: str, speeds: dict[str, float]) -> str:
+    """The bare contender of the same settings."""
+    precision = name.partition(", ")[2]
+    graph = f"bare CUDA graph, {precision}"
+    return graph if graph in speeds else f"bare loop, {precision}"
+
+
+def plot(figures: dict[str, Any], file: Path) -> None:
+    """A bar for each contender."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    races = figures["training"]
+    drawing, axes = pyplot.subplots(1, len(races), figsize=(7 * len(races), 3), squeeze=False, layout="constrained")
+    for race, axis in zip(races, axes[0], strict=True):
+        names, speeds = zip(*reversed(race["images_per_second"].items()), strict=True)
+        colours = ["tab:orange" if name.startswith("LitLab") else "tab:blue" for name in names]
+        axis.bar_label(axis.barh(names, speeds, color=colours), fmt="{:,.0f}", padding=3)
+        axis.set(title=f"images per second, batch {race['batch_size']}", xlim=(0, max(speeds) * 1.15))
+    drawing.savefig(file, dpi=120)
+
+
+def quiet() -> None:
+    """Say nothing about single runs."""
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+
+
+if __name__ == "__main__":
+    main()

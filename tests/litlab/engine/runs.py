@@ -1,0 +1,99 @@
+"""Short trainings on real digits, and what they leave behind."""
+
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from conftest import settings
+from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+
+from litlab.components import build
+from litlab.engine.metrics import StepMetrics
+from litlab.engine.steps import execute_steps
+from litlab.train import build_module, make_trainer
+
+FULL = (
+    "trainer.accelerator=cpu",
+    "trainer.precision=32-true",
+    "data.val_size=57000",
+    "trainer.limit_val_batches=1",
+    "trainer.num_sanity_val_steps=0",
+    "augment=affine",
+    "scheduler=onecycle",
+    "optimizer=adamw",
+    "callbacks=ema",
+    "trainer.gradient_clip_val=0.5",
+)
+"""Everything at once that happens in a step, on 3,000 images."""
+
+
+class Curves(Logger):
+    """Keeps what is logged."""
+
+    name, version = "curves", ""
+
+    def __init__(self):
+        super().__init__()
+        self.points = []
+
+    def log_hyperparams(self, *args, **kwargs):
+        pass
+
+    def log_metrics(self, metrics, step):
+        self.points.append((step, metrics))
+
+    def curve(self, name):
+        return [(step, metrics[name]) for step, metrics in self.points if name in metrics]
+
+
+class Diary(Callback):
+    """Keeps when which hook was called, in optimizer steps."""
+
+    def __init__(self):
+        self.batch_ends, self.validations, self.indices = [], [], []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.batch_ends.append(trainer.global_step)
+        self.indices.append(batch_idx)
+
+    def on_validation_start(self, trainer, pl_module):
+        self.validations.append(trainer.global_step)
+
+
+@dataclass
+class Training:
+    """What a training leaves behind."""
+
+    module: torch.nn.Module
+    trainer: object
+    curves: Curves
+    diary: Diary
+    saved: list = field(default_factory=list)
+
+    def weights(self):
+        return torch.cat([parameter.detach().cpu().flatten() for parameter in self.module.parameters()])
+
+
+def fit(folder, *overrides, steps=None, module_class=None, callbacks=()):
+    """Train as the overrides say, `steps` at a time; None leaves Lightning's own loop alone."""
+    config = settings(*overrides)
+    seed_everything(config.seed, workers=True, verbose=False)
+    module = build_module(config)
+    if module_class:
+        module.__class__ = module_class
+    curves, diary, metrics = Curves(), Diary(), StepMetrics()
+    own = [metrics] if steps else []
+    trainer = make_trainer(
+        config.trainer,
+        callbacks=[*own, *map(build, config.callbacks.values()), *callbacks, diary],
+        logger=[curves],
+        folder=Path(tempfile.mkdtemp(dir=folder)),
+    )
+    if steps:
+        execute_steps(trainer, steps, metrics)
+    trainer.fit(module, datamodule=build(config.data))
+    saved = [keep for keep in callbacks if isinstance(keep, ModelCheckpoint)]
+    return Training(module, trainer, curves, diary, saved)

@@ -1,0 +1,141 @@
+import logging
+
+import pytest
+import torch
+from runs import FULL, fit
+from tape import Tape
+
+from digits.classifier import Classifier
+
+pytestmark = pytest.mark.usefixtures("mnist_dir")
+
+
+@pytest.fixture
+def tape(monkeypatch):
+    """Lets the engine record its steps on the CPU; the recordings."""
+    monkeypatch.setattr("litlab.engine.graph.CudaGraph", Tape)
+    monkeypatch.setattr(Tape, "made", [])
+    return Tape.made
+
+
+SETTINGS = [*FULL, "data.batch_size=140", "trainer.max_epochs=2"]  # 21 batches of 140 and one of 60, twice
+
+
+def test_a_recorded_step_does_what_the_step_does(tmp_path, tape):
+    one_by_one = fit(tmp_path, *SETTINGS, steps=1)
+    assert tape == []
+    recorded = fit(tmp_path, *SETTINGS, steps=7)
+    assert [(made.warm_ups, made.replays) for made in tape] == [(3 + 2, 44 - 3 - 2)]
+    assert recorded.trainer.global_step == 44
+    # Learning rates are rounded to 32 bits in a tensor; all else is the same.
+    assert recorded.weights().allclose(one_by_one.weights(), atol=1e-4)
+    for name in ("train/loss", "train/acc", "val/loss"):
+        own, expected = recorded.curves.curve(name), one_by_one.curves.curve(name)
+        assert [step for step, _ in own] == [step for step, _ in expected]
+        assert [value for _, value in own] == pytest.approx([value for _, value in expected], rel=1e-3, abs=1e-3)
+    assert recorded.curves.curve("learning_rate") == one_by_one.curves.curve("learning_rate")
+
+
+def test_a_recording_leaves_no_trace_in_what_a_checkpoint_holds(tmp_path, tape):
+    trained = fit(tmp_path, *SETTINGS, steps=7)
+    group = trained.trainer.optimizers[0].param_groups[0]
+    assert isinstance(group["lr"], float)
+    assert group["capturable"] is False
+
+
+class LooksAtTheLoss(Classifier):
+    """Takes a number off the device in each step."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return loss if loss.item() < 100 else None
+
+
+class LogsANumber(Classifier):
+    """Logs what a graph would not change."""
+
+    def training_step(self, batch, batch_idx):
+        self.log("batch", batch_idx)
+        return super().training_step(batch, batch_idx)
+
+
+class LogsMeans(Classifier):
+    """Logs a mean over the epoch."""
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        self.log("mean", loss, on_step=False, on_epoch=True)
+        return loss
+
+
+@pytest.mark.parametrize(
+    ("module_class", "overrides", "reason"),
+    [
+        (LooksAtTheLoss, [], "they cannot be captured as a CUDA graph: operation not permitted when stream is captu"),
+        (LogsANumber, [], "batch is logged as a Python number, which a graph would not change"),
+        (Classifier, ["trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches is not 1"),
+    ],
+)
+def test_what_cannot_be_recorded_runs_step_by_step(tmp_path, tape, caplog, module_class, overrides, reason):
+    one_by_one = fit(tmp_path, *SETTINGS, *overrides, module_class=module_class, steps=1)
+    with caplog.at_level(logging.INFO):
+        tried = fit(tmp_path, *SETTINGS, *overrides, module_class=module_class, steps=7)
+    assert [message for message in caplog.messages if "one by one" in message] == caplog.messages
+    assert len(caplog.messages) == 1
+    assert caplog.messages[0].startswith(f"steps run one by one: {reason}")
+    assert torch.equal(tried.weights(), one_by_one.weights())
+    assert tried.trainer.global_step == one_by_one.trainer.global_step
+    assert tried.curves.curve("train/loss") == one_by_one.curves.curve("train/loss")
+
+
+def test_means_over_an_epoch_are_kept_of_recorded_steps(tmp_path, tape):
+    recorded = fit(tmp_path, *SETTINGS, module_class=LogsMeans, steps=7)
+    assert tape[0].replays > 0
+    losses = [value for _, value in recorded.curves.curve("train/loss")]
+    sizes = [140] * 21 + [60]
+    means = [
+        sum(loss * size for loss, size in zip(losses[start : start + 22], sizes, strict=True)) / 3000
+        for start in (0, 22)
+    ]
+    assert [value for _, value in recorded.curves.curve("mean")] == pytest.approx(means, rel=1e-5)
+
+
+def test_a_schedule_that_moves_the_momentum_too_ends_the_graph(tmp_path, tape, caplog, monkeypatch):
+    def with_momentum(self, optimizer, total_steps, warmup):
+        torch.optim.lr_scheduler.OneCycleLR.__init__(self, optimizer, max_lr=0.01, total_steps=total_steps)
+
+    monkeypatch.setattr("litlab.schedulers.OneCycle.__init__", with_momentum)
+    one_by_one = fit(tmp_path, *SETTINGS, steps=1)
+    with caplog.at_level(logging.INFO):
+        tried = fit(tmp_path, *SETTINGS, steps=7)
+    assert caplog.messages == ["steps run one by one: the schedule changes more than the learning rate"]
+    assert tried.weights().allclose(one_by_one.weights(), atol=1e-4)
+
+
+@pytest.mark.gpu
+def test_graphs_and_single_steps_agree_on_a_gpu(tmp_path):
+    settings = [
+        *FULL,
+        "trainer.accelerator=gpu",
+        "data.batch_size=50",
+        "trainer.max_epochs=-1",
+        "trainer.max_steps=200",
+    ]
+    one_by_one = fit(tmp_path, *settings, steps=1)
+    graphed = fit(tmp_path, *settings, steps=50)
+    assert graphed.trainer.fit_loop.epoch_loop.automatic_optimization.recorded is not None
+    assert graphed.trainer.global_step == 200
+    own, expected = graphed.curves.curve("train/loss"), one_by_one.curves.curve("train/loss")
+    assert [step for step, _ in own] == list(range(200))
+    # The random numbers of the augmentation are the same; convolutions on a GPU add up in any order.
+    assert [value for _, value in own] == pytest.approx([value for _, value in expected], rel=0.05, abs=0.05)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_every_optimizer_can_be_captured_on_a_gpu(tmp_path, optimizer, caplog):
+    with caplog.at_level(logging.INFO):
+        graphed = fit(tmp_path, "trainer.accelerator=gpu", "trainer.max_epochs=1", "trainer.limit_train_batches=40",
+                      f"optimizer={optimizer}", "scheduler=cosine", steps=20)  # fmt: skip
+    assert caplog.messages == []
+    assert graphed.trainer.fit_loop.epoch_loop.automatic_optimization.recorded is not None

@@ -1,0 +1,140 @@
+import logging
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from runs import FULL, fit
+from torchmetrics.classification import MulticlassAccuracy
+
+from digits.classifier import Classifier
+
+pytestmark = pytest.mark.usefixtures("mnist_dir")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["trainer.max_epochs=2", "data.batch_size=140"],  # 22 batches, the last one smaller
+        ["trainer.max_steps=17", "trainer.max_epochs=-1", "data.batch_size=450", "scheduler=none"],
+        ["trainer.accumulate_grad_batches=3", "trainer.max_epochs=1", "data.batch_size=180"],
+    ],
+    ids=["two epochs", "max_steps in the third epoch", "accumulated gradients"],
+)
+def test_the_number_of_steps_at_a_time_changes_no_result(tmp_path, overrides):
+    lightnings = fit(tmp_path, *FULL[:-2], *overrides, "trainer.gradient_clip_val=0.5")
+    expected = lightnings.curves.curve("train/loss")
+    assert [step for step, _ in expected] == list(range(lightnings.trainer.global_step))
+    for steps in (1, 7):
+        ours = fit(tmp_path, *FULL[:-2], *overrides, "trainer.gradient_clip_val=0.5", steps=steps)
+        assert torch.equal(ours.weights(), lightnings.weights())
+        assert ours.trainer.global_step == lightnings.trainer.global_step
+        assert ours.trainer.current_epoch == lightnings.trainer.current_epoch
+        for name in ("train/loss", "train/acc", "epoch", "val/loss", "val/acc"):
+            assert ours.curves.curve(name) == lightnings.curves.curve(name), name
+        for name, value in lightnings.trainer.callback_metrics.items():
+            assert torch.equal(ours.trainer.callback_metrics[name], value)
+
+
+def test_an_average_of_the_weights_is_made_at_every_step(tmp_path):
+    single = fit(tmp_path, *FULL, "data.batch_size=140", "trainer.max_epochs=2", steps=1)
+    several = fit(tmp_path, *FULL, "data.batch_size=140", "trainer.max_epochs=2", steps=7)
+    assert torch.equal(single.weights(), several.weights())
+    assert single.curves.curve("val/loss") == several.curves.curve("val/loss")
+
+
+def test_hooks_are_called_where_something_is_due(tmp_path):
+    keep = ModelCheckpoint(dirpath=tmp_path / "kept", every_n_train_steps=9, save_top_k=-1, filename="{step}")
+    settings = ["data.batch_size=100", "trainer.limit_train_batches=25", "trainer.max_epochs=2"]
+    ours = fit(tmp_path, *FULL, *settings, "trainer.val_check_interval=10", steps=7, callbacks=[keep])
+    # 7 at a time, but validation after 10 and 20 of an epoch, a checkpoint after each 9, the epochs end at 25 and 50.
+    assert ours.diary.batch_ends == [7, 9, 10, 17, 18, 20, 25, 27, 34, 35, 36, 43, 45, 50]
+    assert ours.diary.validations == [10, 20, 35, 45]
+    assert [index + 1 for index in ours.diary.indices] == [7, 9, 10, 17, 18, 20, 25, 2, 9, 10, 11, 18, 20, 25]
+    assert sorted(int(file.stem.partition("=")[2]) for file in (tmp_path / "kept").iterdir()) == [9, 18, 27, 36, 45]
+    assert [step for step, _ in ours.curves.curve("train/loss")] == list(range(50))
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_loggers_get_every_step_that_is_asked_for(tmp_path, every):
+    ours = fit(tmp_path, *FULL, "data.batch_size=280", "trainer.max_epochs=1", f"trainer.log_every_n_steps={every}",
+               steps=3)  # fmt: skip
+    assert [step for step, _ in ours.curves.curve("train/loss")] == list(range(11))[every - 1 :: every]
+    assert [step for step, _ in ours.curves.curve("learning_rate")] == list(range(11))[every - 1 :: every]
+
+
+class LogsInManyWays(Classifier):
+    """Logs in all the ways that Lightning knows."""
+
+    def training_step(self, batch, batch_idx):
+        images, labels = batch
+        logits = self(images)
+        loss = self.loss(logits, labels)
+        if not hasattr(self, "seen"):
+            self.seen = MulticlassAccuracy(num_classes=10, average="micro")
+        self.seen(logits, labels)
+        self.log("metric", self.seen, on_step=True, on_epoch=True)
+        self.log("both", loss, on_step=True, on_epoch=True, prog_bar=True)
+        self.log("epochs", loss, on_step=False, on_epoch=True)
+        self.log("sum", loss, on_step=False, on_epoch=True, reduce_fx="sum")
+        self.log("weighted", loss, on_step=False, on_epoch=True, batch_size=batch_idx + 1)
+        self.log("hidden", loss, logger=False)
+        self.log_dict({"first": loss, "number": 2.5})
+        if batch_idx % 3 == 0:
+            self.log("thirds", loss)
+        return loss
+
+
+def test_whatever_is_logged_arrives_as_from_lightning(tmp_path):
+    settings = [*FULL, "data.batch_size=320", "trainer.max_epochs=2"]
+    lightnings = fit(tmp_path, *settings, module_class=LogsInManyWays)
+    ours = fit(tmp_path, *settings, module_class=LogsInManyWays, steps=4)
+    names = ["metric_step", "both_step", "first", "number"]
+    assert {name for _, point in ours.curves.points for name in point} - {"learning_rate"} == {
+        name for _, point in lightnings.curves.points for name in point
+    }
+    for name in names:
+        assert ours.curves.curve(name) == lightnings.curves.curve(name), name
+    for name in ("metric_epoch", "both_epoch", "epochs", "sum", "weighted"):
+        own, expected = ours.curves.curve(name), lightnings.curves.curve(name)
+        assert [step for step, _ in own] == [step for step, _ in expected], name
+        assert [value for _, value in own] == pytest.approx([value for _, value in expected], rel=1e-6), name
+    assert ours.curves.curve("hidden") == []
+    # Where a step did not log a name, Lightning repeats the last value; here the curve has a gap.
+    assert [step for step, _ in ours.curves.curve("thirds")] == [0, 3, 6, 9, 10, 13, 16, 19]
+    assert ours.trainer.callback_metrics.keys() >= {"both", "both_step", "hidden", "first", "number"}
+
+
+class OptimizesByHand(Classifier):
+    """Does Lightning's manual optimization."""
+
+    automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(loss := self.train_loss(self(batch[0]), batch[1]))
+        optimizer.step()
+        self.log("train/loss", loss)
+
+
+def test_a_module_that_optimizes_by_hand_does_one_step_at_a_time(tmp_path, caplog):
+    settings = [
+        "trainer.accelerator=cpu",
+        "trainer.max_epochs=2",
+        "data.batch_size=450",
+        "data.val_size=57000",
+        "trainer.limit_val_batches=1",
+    ]
+    lightnings = fit(tmp_path, *settings, module_class=OptimizesByHand)
+    with caplog.at_level(logging.INFO):
+        ours = fit(tmp_path, *settings, module_class=OptimizesByHand, steps=7)
+    assert caplog.messages == ["trainer.steps_per_execution is 1 here: the module optimizes by hand"]
+    assert torch.equal(ours.weights(), lightnings.weights())
+    assert ours.curves.points == lightnings.curves.points
+    assert ours.diary.batch_ends == list(range(1, 15))
+
+
+def test_why_there_is_no_graph_is_said_once(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        fit(tmp_path, *FULL, "trainer.max_epochs=2", "data.batch_size=450", steps=3)
+    assert caplog.messages == ["steps run one by one: there are no CUDA graphs on the cpu"]
