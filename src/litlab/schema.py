@@ -239,8 +239,8 @@ class CSVLogger(Settings):
     """Folder in that folder."""
 
 
-class TensorBoardLogger(CSVLogger):
-    """Settings of lightning.pytorch.loggers.TensorBoardLogger; it writes into the run's folder."""
+class TensorBoard(CSVLogger):
+    """Settings of litlab.loggers.TensorBoard; it writes into the run's folder."""
 
     default_hp_metric: bool
     """Whether Lightning adds a metric of its own to the HPARAMS tab."""

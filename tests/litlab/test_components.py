@@ -66,7 +66,7 @@ CLASSES = [
     "digits.mnist.MNISTDataModule",
     "digits.tutorial.RunningTestAccuracy",
     "lightning.pytorch.loggers.CSVLogger",
-    "lightning.pytorch.loggers.TensorBoardLogger",
+    "litlab.loggers.TensorBoard",
     "litlab.callbacks.ema.EMA",
     "litlab.data.augment.Affine",
     "litlab.schedulers.Cosine",

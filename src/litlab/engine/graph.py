@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
 from litlab.engine.metrics import Gathered, StepMetrics
-from litlab.engine.optimization import Batch, RecordedOptimization
+from litlab.engine.optimization import Batch, DirectOptimization
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class CudaGraph:
         self.graph.replay()
 
 
-class GraphedOptimization(RecordedOptimization):
+class GraphedOptimization(DirectOptimization):
     """Forward, backward and optimizer step of a batch as one CUDA graph; where that cannot be, as ever.
 
     The first steps, which warm up, and batches of another shape, such as an epoch's last, are never graphed. What
@@ -90,16 +90,9 @@ class GraphedOptimization(RecordedOptimization):
             return super().execute(optimizer, batch_idx, kwargs)
 
     def _obstacle(self, optimizer: Optimizer) -> str | None:
-        trainer = self.trainer
-        if trainer.world_size > 1:
-            return "several processes train together"
-        if trainer.accumulate_grad_batches > 1:
-            return "trainer.accumulate_grad_batches is not 1"
-        if trainer.precision == "16-mixed":
-            return "trainer.precision=16-mixed looks at the gradients on the CPU"
         if self.recorded is not None and self.recorded.constants != _constants(optimizer):
             return "the schedule changes more than the learning rate"
-        return CudaGraph.obstacle(trainer.strategy.root_device) or self.metrics.obstacle
+        return CudaGraph.obstacle(self.trainer.strategy.root_device) or self.detour or self.metrics.obstacle
 
     def _record(self, optimizer: Optimizer, batch_idx: int, kwargs: Batch) -> tuple[dict[str, Any], Gathered]:
         """Record the step, then do it for the first time."""

@@ -1,11 +1,13 @@
-"""Lightning's optimization of one batch, with what the module logs going to StepMetrics."""
+"""What is done with one batch: forward, backward, optimizer step."""
 
 from collections import OrderedDict
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
-from lightning.pytorch.utilities.data import extract_batch_size
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.optim import Optimizer
 
 from litlab.engine.metrics import Gathered, StepMetrics
@@ -13,9 +15,13 @@ from litlab.engine.metrics import Gathered, StepMetrics
 Batch = OrderedDict[str, Any]
 """The arguments of `training_step`."""
 
+HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
+"""What Lightning calls in the middle of a step; the module may also take over the four that follow."""
+OWN_HOOKS = (*HOOKS, "backward", "optimizer_zero_grad", "optimizer_step", "lr_scheduler_step")
+
 
 class RecordedOptimization(_AutomaticOptimization):
-    """Forward, backward and optimizer step of a batch, one kernel after the other."""
+    """Lightning's optimization of a batch, with what the module logs going to StepMetrics."""
 
     def __init__(self, trainer: Trainer, metrics: StepMetrics) -> None:
         super().__init__(trainer)
@@ -23,15 +29,71 @@ class RecordedOptimization(_AutomaticOptimization):
 
     def run(self, optimizer: Optimizer, batch_idx: int, kwargs: Batch) -> dict[str, Any]:
         """Train on the batch; its outputs."""
-        learning_rate, batch_size = optimizer.param_groups[0]["lr"], extract_batch_size(kwargs["batch"])
+        learning_rate = optimizer.param_groups[0]["lr"]
         outputs, gathered = self.execute(optimizer, batch_idx, kwargs)
         if not self.trainer.fit_loop._should_accumulate():
-            step = self.trainer.fit_loop.epoch_loop._batches_that_stepped
-            self.metrics.add(step, batch_size, learning_rate, gathered)
+            loop = self.trainer.fit_loop.epoch_loop
+            self.metrics.add(loop._batches_that_stepped, loop.batch_size, learning_rate, gathered)
         return outputs
 
     def execute(self, optimizer: Optimizer, batch_idx: int, kwargs: Batch) -> tuple[dict[str, Any], Gathered]:
-        """Lightning's own `run`; its outputs, and what the module has logged."""
+        """Do the step; its outputs, and what the module has logged."""
         with self.metrics.recording(self.trainer.lightning_module):
             outputs = super().run(optimizer, batch_idx, kwargs)
         return outputs, self.metrics.gather()
+
+
+class DirectOptimization(RecordedOptimization):
+    """The same, but Lightning is not asked for hooks that do nothing: half a millisecond a step."""
+
+    def __init__(self, trainer: Trainer, metrics: StepMetrics) -> None:
+        super().__init__(trainer, metrics)
+        self.detour: str | None = None
+
+    def prepare(self) -> None:
+        """Find out, before an epoch, what a step must be left to Lightning for, if for anything."""
+        self.detour = _detour(self.trainer)
+
+    def execute(self, optimizer: Optimizer, batch_idx: int, kwargs: Batch) -> tuple[dict[str, Any], Gathered]:
+        """Do the step; its outputs, and what the module has logged."""
+        if self.detour:
+            return super().execute(optimizer, batch_idx, kwargs)
+        trainer, module = self.trainer, self.trainer.lightning_module
+        progress = self.optim_progress.optimizer.step
+        progress.increment_ready()
+        with self.metrics.recording(module):
+            module._current_fx_name = "training_step"  # where `self.log` is called from
+            with trainer.precision_plugin.train_step_context():
+                output = module.training_step(*kwargs.values())
+            module._current_fx_name = None
+            result = self.output_result_cls.from_training_step_output(output, 1)
+            optimizer.zero_grad()
+            if result.closure_loss is not None:
+                module.backward(result.closure_loss)
+            if trainer.gradient_clip_val is not None:
+                limit, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+                module.configure_gradient_clipping(optimizer, limit, algorithm)
+            optimizer.step()
+        progress.increment_completed()
+        return result.asdict() if result.closure_loss is not None else {}, self.metrics.gather()
+
+
+def _detour(trainer: Trainer) -> str | None:
+    """Why a step takes more than forward, backward and optimizer step, if so."""
+    if not isinstance(trainer.strategy, SingleDeviceStrategy):
+        return "several processes train together"
+    if trainer.accumulate_grad_batches > 1:
+        return "trainer.accumulate_grad_batches is not 1"
+    plugin = trainer.precision_plugin
+    if type(plugin) not in (Precision, MixedPrecision) or getattr(plugin, "scaler", None):
+        return f"trainer.precision={trainer.precision} looks at the gradients first"
+    if not isinstance(trainer.profiler, PassThroughProfiler):  # type: ignore[attr-defined]
+        return "a profiler watches each part of it"
+    module = trainer.lightning_module
+    owners: list[tuple[Any, type, tuple[str, ...]]] = [(module, LightningModule, OWN_HOOKS)]
+    owners += [(callback, Callback, HOOKS) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    for owner, base, hooks in owners:
+        for hook in hooks:
+            if getattr(type(owner), hook) is not getattr(base, hook):
+                return f"{type(owner).__name__} has {hook}"
+    return None

@@ -7,19 +7,24 @@ Lightning does not promise to keep the loop as it is; tests/litlab/engine compar
 """
 
 import logging
+import math
 from collections import OrderedDict
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.data import extract_batch_size
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+from torch import Tensor
 
 from litlab.engine.graph import GraphedOptimization
 from litlab.engine.metrics import StepMetrics
-from litlab.engine.optimization import RecordedOptimization
+from litlab.engine.optimization import DirectOptimization, RecordedOptimization
 
 log = logging.getLogger(__name__)
 
@@ -48,20 +53,27 @@ class ExecutionLoop(_TrainingEpochLoop):
         self.examples = 0
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
-        """Lightning's, and see whether several steps at a time are possible."""
+        """Lightning's, and see what is possible with this module and this data."""
         super().on_run_start(data_fetcher)
         obstacle = self._obstacle(data_fetcher)
         if obstacle and self.steps_per_execution > 1:
             log.info("trainer.steps_per_execution is 1 here: %s", obstacle)
             self.steps_per_execution = 1
+        if isinstance(self.automatic_optimization, DirectOptimization):
+            self.automatic_optimization.prepare()
+        module, source = self.trainer.lightning_module, self.trainer._data_connector._datahook_selector
+        self._takes_index = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
+        self._touch = source.get_instance("on_after_batch_transfer").on_after_batch_transfer
+        before = ("on_before_batch_transfer", "transfer_batch_to_device")
+        self._moves = any(is_overridden(hook, source.get_instance(hook)) for hook in before)
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
         """One execution: all steps but its last without hooks."""
         if not self.restarting:  # otherwise Lightning first sorts out where it was
-            for _ in range(self.steps_per_execution - 1):
-                if self._next_step_is_last(data_fetcher):
-                    break
+            for _ in range(self._steps_until_due() - 1):
                 self._step(data_fetcher)
+                if self.trainer.received_sigterm:
+                    break
         super().advance(data_fetcher)
 
     def _obstacle(self, data_fetcher: _DataFetcher) -> str | None:
@@ -71,25 +83,25 @@ class ExecutionLoop(_TrainingEpochLoop):
             return "the data does not say how many batches it has"
         return None
 
-    def _next_step_is_last(self, data_fetcher: _DataFetcher) -> bool:
-        """Whether something is due after the next step that Lightning does between executions."""
-        trainer = self.trainer
-        batch, step = self.batch_idx + 2, self.global_step + 1  # both counted from 1
-        since = self.total_batch_idx + 2 if trainer.check_val_every_n_epoch is None else batch
-        validates = trainer.val_check_batch is not None and since % trainer.val_check_batch == 0
+    def _steps_until_due(self) -> int:
+        """How many steps make the next execution: up to where Lightning has something to do between two of them."""
+        trainer, done, steps = self.trainer, self.batch_idx + 1, self.global_step
+        until = [self.steps_per_execution, trainer.num_training_batches - done]
+        if self.max_steps != -1:
+            until.append(self.max_steps - steps)
+        if trainer.val_check_batch not in (None, math.inf):
+            since = self.total_batch_idx + 1 if trainer.check_val_every_n_epoch is None else done
+            until.append(trainer.val_check_batch - since % trainer.val_check_batch)
         intervals = [keep._every_n_train_steps for keep in trainer.checkpoint_callbacks if _has_interval(keep)]
-        saves = any(step % interval == 0 for interval in intervals)
-        ends = step == self.max_steps or batch >= min(trainer.num_training_batches, data_fetcher.length or 0)
-        return validates or saves or ends or trainer.should_stop or trainer.received_sigterm
+        until += [interval - steps % interval for interval in intervals]
+        return int(min(until))
 
     def _step(self, data_fetcher: _DataFetcher) -> None:
         """What Lightning's `advance` does, without callbacks' hooks and without the loggers."""
         trainer = self.trainer
         batch, _, _ = next(data_fetcher)
         batch_idx = self.batch_idx + 1
-        batch = trainer.precision_plugin.convert_input(batch)
-        batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
-        batch = call._call_strategy_hook(trainer, "batch_to_device", batch, dataloader_idx=0)
+        batch = self._to_device(batch)
         self.batch_progress.increment_ready()
         trainer._logger_connector.on_batch_start(batch)
         self.batch_progress.increment_started()
@@ -97,15 +109,31 @@ class ExecutionLoop(_TrainingEpochLoop):
         self.automatic_optimization.run(trainer.optimizers[0], batch_idx, kwargs)
         self.batch_progress.increment_processed()
         self.update_lr_schedulers("step", update_plateau_schedulers=False)
-        trainer._logger_connector.on_batch_end()
         self.batch_progress.increment_completed()
         self.update_lr_schedulers("step", update_plateau_schedulers=True)
         if not self._should_accumulate():
             self._batches_that_stepped += 1
 
+    def _to_device(self, batch: Any) -> Any:
+        """What Lightning does with a batch; one that is there already only gets the data module's last touch."""
+        trainer = self.trainer
+        if not self._moves and _is_at(batch, trainer.strategy.root_device):
+            return self._touch(batch, 0)
+        batch = trainer.precision_plugin.convert_input(batch)
+        batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+        return call._call_strategy_hook(trainer, "batch_to_device", batch, dataloader_idx=0)
+
     def _build_kwargs(self, kwargs: OrderedDict[str, Any], batch: Any, batch_idx: int) -> OrderedDict[str, Any]:
-        self.examples += extract_batch_size(batch)  # every batch passes here
-        return super()._build_kwargs(kwargs, batch, batch_idx)
+        self.batch_size = extract_batch_size(batch)
+        self.examples += self.batch_size  # every batch passes here
+        kwargs["batch"] = batch
+        if self._takes_index:
+            kwargs["batch_idx"] = batch_idx
+        return kwargs
+
+
+def _is_at(batch: Any, device: torch.device) -> bool:
+    return isinstance(batch, tuple) and all(isinstance(part, Tensor) and part.device == device for part in batch)
 
 
 def _has_interval(checkpoint: Any) -> bool:
