@@ -14,7 +14,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
-
 SECONDS_UNSAVED = 2.0
 """How long curves may stay in memory: to save them means to wait for the disk."""
 
