@@ -6,7 +6,6 @@ All run in turn, several times over, in one process, so that each meets the same
 import argparse
 import json
 import logging
-import os
 import platform
 import statistics
 import subprocess
@@ -88,15 +87,15 @@ def main() -> None:
     if device.type == "cuda":
         tasks = [Task(device, 50, 1200), Task(device, 512, 117)]
     else:
-        tasks = [Task(device, 50, 120 if asked.quick else 400)]
-    repetitions = 3 if asked.quick else 5
+        tasks = [Task(device, 50, 100 if asked.quick else 200)]
+    repetitions = 5 if asked.quick else 9
     columns = TextColumn("{task.description:<45}"), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True)) as progress:
         figures = {
             "machine": machine(device),
             "command": " ".join(["scripts/benchmark", *sys.argv[1:]]),
             "training": [race(task, repetitions, progress) for task in tasks],
-            "other": others(asked.device, repetitions, asked.quick, progress),
+            "other": others(asked.device, asked.quick, progress),
         }
     report(figures, asked.json)
 
@@ -291,7 +290,7 @@ def settings(*overrides: str) -> schema.Train:
 
 
 def race(task: Task, repetitions: int, progress: Progress) -> dict[str, Any]:
-    """Images per second of each contender, with the ratios to the others."""
+    """Images per second of each contender in each round."""
     running = contenders(task)
     speeds: dict[str, list[float]] = {contender.name: [] for contender in running}
     bar = progress.add_task("", total=repetitions * len(running))
@@ -300,14 +299,13 @@ def race(task: Task, repetitions: int, progress: Progress) -> dict[str, Any]:
             progress.update(bar, description=f"batch {task.batch_size}: {contender.name}")
             speeds[contender.name].append(contender.run())
             progress.advance(bar)
-    medians = {name: statistics.median(found) for name, found in speeds.items()}
-    return {"batch_size": task.batch_size, "steps": task.steps, "images_per_second": medians, "all": speeds}
+    return {"batch_size": task.batch_size, "steps": task.steps, "images_per_second": speeds}
 
 
 # --- everything else --------------------------------------------------------------------------------------------------
 
 
-def others(device: str, repetitions: int, quick: bool, progress: Progress) -> dict[str, float]:
+def others(device: str, quick: bool, progress: Progress) -> dict[str, float]:
     """Start-up, a job in a multirun, memory and, if there is time, the speedrun."""
     bar = progress.add_task("", total=4)
     found: dict[str, float] = {}
@@ -315,7 +313,7 @@ def others(device: str, repetitions: int, quick: bool, progress: Progress) -> di
 
     progress.update(bar, description="from the command to the first step")
     imports, starts = [], []
-    for _ in range(repetitions):
+    for _ in range(3):
         imports.append(spawn([sys.executable, "-c", "import torch, lightning"]).seconds)
         with tempfile.TemporaryDirectory() as folder:
             began = time.time()
@@ -373,14 +371,26 @@ class Finished:
 
 def spawn(command: list[str]) -> Finished:
     """Run a command to its end; how long it took and the most memory it held."""
-    since = time.perf_counter()
+    since, peak = time.perf_counter(), 0
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=ROOT)
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
+        while process.poll() is None:  # what the kernel counts at the end includes the memory of this process
+            peak = max(peak, resident(process.pid))
+            time.sleep(0.01)
+        seconds = time.perf_counter() - since
+        if process.returncode:
             output.seek(0)
             sys.exit(f"{' '.join(command)} failed:\n{output.read().decode()}")
-    return Finished(time.perf_counter() - since, usage.ru_maxrss / 1e3)
+    return Finished(seconds, peak / 1e3)
+
+
+def resident(pid: int) -> int:
+    """Most memory that a running process has held so far, in kB."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
 
 
 def first_step(folder: Path) -> float:
@@ -419,13 +429,14 @@ def report(figures: dict[str, Any], file: Path | None) -> None:
 def tables(figures: dict[str, Any]) -> Iterable[str]:
     """Lines of Markdown: one table a batch size, then one of the rest."""
     for race in figures["training"]:
-        speeds = race["images_per_second"]
+        speeds: dict[str, list[float]] = race["images_per_second"]
         base, usual, *_ = speeds.values()
         yield f"| batch {race['batch_size']} | images/s | / the tutorial's | / the usual Lightning's | / its limit |"
         yield "|---|---:|---:|---:|---:|"
-        for name, speed in speeds.items():
-            ratio = f"{speed / speeds[limit_of(name, speeds)]:.2f}" if name.startswith("LitLab") else ""
-            yield f"| {name} | {speed:,.0f} | {speed / base:.2f} | {speed / usual:.2f} | {ratio} |"
+        for name, found in speeds.items():
+            limit = f"{ratio(found, speeds[limit_of(name, speeds)]):.2f}" if name.startswith("LitLab") else ""
+            speed = f"{statistics.median(found):,.0f}"
+            yield f"| {name} | {speed} | {ratio(found, base):.2f} | {ratio(found, usual):.2f} | {limit} |"
         yield ""
     yield "| | |"
     yield "|---|---:|"
@@ -433,7 +444,12 @@ def tables(figures: dict[str, Any]) -> Iterable[str]:
         yield f"| {name} | {value:,.4g} |"
 
 
-def limit_of(name: str, speeds: dict[str, float]) -> str:
+def ratio(speeds: list[float], others: list[float]) -> float:
+    """Median over the rounds; within a round the machine is the same, from one to the next it may not be."""
+    return statistics.median(own / other for own, other in zip(speeds, others, strict=True))
+
+
+def limit_of(name: str, speeds: dict[str, list[float]]) -> str:
     """The bare contender of the same settings."""
     precision = name.partition(", ")[2]
     graph = f"bare CUDA graph, {precision}"
@@ -448,7 +464,8 @@ def plot(figures: dict[str, Any], file: Path) -> None:
     races = figures["training"]
     drawing, axes = pyplot.subplots(1, len(races), figsize=(7 * len(races), 3), squeeze=False, layout="constrained")
     for race, axis in zip(races, axes[0], strict=True):
-        names, speeds = zip(*reversed(race["images_per_second"].items()), strict=True)
+        names = list(reversed(race["images_per_second"]))
+        speeds = [statistics.median(race["images_per_second"][name]) for name in names]
         colours = ["tab:orange" if name.startswith("LitLab") else "tab:blue" for name in names]
         axis.bar_label(axis.barh(names, speeds, color=colours), fmt="{:,.0f}", padding=3)
         axis.set(title=f"images per second, batch {race['batch_size']}", xlim=(0, max(speeds) * 1.15))

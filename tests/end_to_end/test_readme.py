@@ -62,6 +62,11 @@ def test_training_reaches_its_accuracy(done):
     assert {"config.yaml", "run.json", "train.log", "checkpoints"} <= {path.name for path in run.iterdir()}
 
 
+def test_the_speedrun_reaches_its_accuracy(done):
+    _, (run,) = done["scripts/train experiment=speedrun"]
+    assert metrics(run)["test"]["test/acc"] >= 0.99
+
+
 def test_the_tutorial_reaches_its_accuracy(done):
     process, (run,) = done[TUTORIAL]
     assert metrics(run)["last"]["test/acc_first_2000"] >= 0.97
@@ -87,7 +92,8 @@ def test_the_mistake_is_told_as_shown():
 
 def test_the_choices_are_those_of_the_configs():
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE))
-    for group in ("data", "model", "optimizer", "scheduler", "trainer", "logger", "experiment", "debug"):
+    groups = "data augment model optimizer scheduler trainer callbacks logger experiment debug"
+    for group in groups.split():
         options = {file.stem for file in (ROOT / "configs" / group).glob("*.yaml")}
         assert options <= set(re.findall(r"`(\w+)`", rows[group])), group
 
@@ -95,9 +101,12 @@ def test_the_choices_are_those_of_the_configs():
 def test_is_short_and_names_what_exists():
     assert len(README.splitlines()) < 250
     layout = README.rpartition("```\nconfigs/")[2].rpartition("```")[0]
-    for folder, names in (("src/digits", "mnist.py|convnet.py|classifier.py|tutorial.py|schema.py"),
-                          ("src/litlab", "cli.py|config.py|train.py|evaluate.py|data|callbacks|runs")):  # fmt: skip
-        for name in names.split("|"):
+    folders = {
+        "src/digits": "mnist.py convnet.py classifier.py tutorial.py schema.py",
+        "src/litlab": "cli.py config.py train.py evaluate.py data engine callbacks runs",
+    }
+    for folder, names in folders.items():
+        for name in names.split():
             assert (ROOT / folder / name).exists()
             assert name in layout
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", README):

@@ -208,6 +208,21 @@ def test_a_crash_is_recorded(tmp_path, monkeypatch):
     assert record(tmp_path)["reason"] == "MemoryError: too large"
 
 
+@pytest.mark.parametrize("loader", ["memory", "workers"])
+def test_neither_the_loader_nor_the_steps_at_a_time_change_the_weights(tmp_path, loader):
+    def weights(name, *overrides):
+        (tmp_path / name).mkdir()
+        common = [*SHORT, "augment=affine", "callbacks=ema", "test=false"]
+        run = train(settings(*common, *overrides), tmp_path / name)
+        state = torch.load(run.folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        return torch.cat([weight.flatten() for weight in state.values()]), curve(run.folder, "train/loss")
+
+    expected, losses = weights("in memory", "trainer.steps_per_execution=1")
+    found, found_losses = weights("other", f"data.loader={loader}", "trainer.steps_per_execution=7")
+    assert torch.equal(found, expected)
+    assert found_losses == losses
+
+
 def test_schedules_move_the_learning_rate(tmp_path):
     def rates(name, *overrides):
         (tmp_path / name).mkdir()

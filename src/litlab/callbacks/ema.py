@@ -24,6 +24,11 @@ class EMA(WeightAveraging):
         super().__init__()
         self.decay = decay
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make the average where the module will be; it is moved there only later."""
+        self._device = trainer.strategy.root_device
+        super().setup(trainer, pl_module, stage)
+
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """Never: the optimizer does it."""
         return False

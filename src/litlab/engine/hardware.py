@@ -28,5 +28,5 @@ def cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 def best_precision(accelerator: str) -> str:
     """Lightning's name of the number format that is fastest: bf16-mixed on a CPU with instructions for it."""
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
-    able = torch.cpu.get_capabilities()
+    able = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 cannot say
     return "bf16-mixed" if on_cpu and (able.get("avx512_bf16") or able.get("amx_bf16")) else "32-true"

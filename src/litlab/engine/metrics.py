@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Number
 from typing import Any
 
 import torch
@@ -104,7 +105,7 @@ class StepMetrics(Callback):
     @contextmanager
     def recording(self, module: LightningModule) -> Iterator[None]:
         """While this lasts, one step, `module.log` leads here."""
-        module.log = partial(self._log, module.log)  # type: ignore[method-assign]
+        module.log = partial(self._log, module, module.log)  # type: ignore[method-assign]
         try:
             yield
         finally:
@@ -155,6 +156,7 @@ class StepMetrics(Callback):
 
     def _log(
         self,
+        module: LightningModule,
         lightnings: Callable[..., None],
         name: str,
         value: Any,
@@ -165,6 +167,9 @@ class StepMetrics(Callback):
         **others: Any,
     ) -> None:
         """What `self.log` does while a step runs; takes what Lightning's own takes."""
+        if not isinstance(value, (Metric, Number)) and not (isinstance(value, Tensor) and value.numel() == 1):
+            lightnings(name, value, prog_bar, logger, on_step, on_epoch, **others)  # it says what is wrong with that
+            return
         place = Place(
             on_step=on_step is not False,
             on_epoch=bool(on_epoch),
@@ -181,16 +186,14 @@ class StepMetrics(Callback):
             lightnings(epoch_name, value, prog_bar=prog_bar, logger=shown, on_step=False, on_epoch=True, **others)
             place = replace(place, on_epoch=False)
             value = value._forward_cache if isinstance(value, Metric) else value
-        if isinstance(value, Tensor):
-            value = value.detach()
+        if isinstance(value, Tensor) and value.device == module.device:
+            self._logged[name] = value.detach()
         elif value is not None:
-            value = float(value)
-            self.obstacle = f"{name} is logged as a Python number, which a graph would not change"
-        if value is not None:
-            self._logged[name] = value
-            self._places[name] = place
-            if others.get("batch_size"):
-                self._weights[name] = others["batch_size"]
+            self._logged[name] = float(value)
+            self.obstacle = f"{name} is logged as a number that Python knows, which a graph would not change"
+        self._places[name] = place
+        if others.get("batch_size"):
+            self._weights[name] = others["batch_size"]
 
     def _write(self, trainer: Trainer, wait: bool) -> dict[str, float]:
         """Write the steps that have arrived, or all of them; the newest one's values."""

@@ -54,6 +54,8 @@ class ExecutionLoop(_TrainingEpochLoop):
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
         """Lightning's, and see what is possible with this module and this data."""
+        # A module that asks how many steps there will be, for its schedule, makes Lightning forget to do this.
+        self.trainer.fit_loop._load_combined_loader_states()
         super().on_run_start(data_fetcher)
         obstacle = self._obstacle(data_fetcher)
         if obstacle and self.steps_per_execution > 1:

@@ -77,7 +77,7 @@ class Training:
         return torch.cat([parameter.detach().cpu().flatten() for parameter in self.module.parameters()])
 
 
-def fit(folder, *overrides, steps=None, module_class=None, callbacks=()):
+def fit(folder, *overrides, steps=None, module_class=None, callbacks=(), checkpoint=None):
     """Train as the overrides say, `steps` at a time; None leaves Lightning's own loop alone."""
     config = settings(*overrides)
     seed_everything(config.seed, workers=True, verbose=False)
@@ -94,6 +94,6 @@ def fit(folder, *overrides, steps=None, module_class=None, callbacks=()):
     )
     if steps:
         execute_steps(trainer, steps, metrics)
-    trainer.fit(module, datamodule=build(config.data))
+    trainer.fit(module, datamodule=build(config.data), ckpt_path=checkpoint)
     saved = [keep for keep in callbacks if isinstance(keep, ModelCheckpoint)]
     return Training(module, trainer, curves, diary, saved)

@@ -72,7 +72,7 @@ class LogsMeans(Classifier):
     ("module_class", "overrides", "reason"),
     [
         (LooksAtTheLoss, [], "they cannot be captured as a CUDA graph: operation not permitted when stream is captu"),
-        (LogsANumber, [], "batch is logged as a Python number, which a graph would not change"),
+        (LogsANumber, [], "batch is logged as a number that Python knows, which a graph would not change"),
         (Classifier, ["trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches is not 1"),
     ],
 )

@@ -62,6 +62,19 @@ def test_loggers_get_every_step_that_is_asked_for(tmp_path, every):
     assert [step for step, _ in ours.curves.curve("learning_rate")] == list(range(11))[every - 1 :: every]
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # only the first training makes them
+@pytest.mark.parametrize("steps", [1, 7])
+def test_goes_on_in_the_middle_of_an_epoch(tmp_path, steps):
+    keep = ModelCheckpoint(dirpath=tmp_path / "kept", every_n_train_steps=9, save_top_k=-1, filename="{step}")
+    still = [*FULL, "augment=none", "data.batch_size=140", "trainer.max_epochs=2"]  # Lightning keeps no random states
+    whole = fit(tmp_path, *still, steps=steps, callbacks=[keep])
+    for step in (9, 18, 27, 36):
+        resumed = fit(tmp_path, *still, steps=steps, checkpoint=tmp_path / "kept" / f"step={step}.ckpt")
+        assert torch.equal(resumed.weights(), whole.weights())
+        assert resumed.trainer.global_step == whole.trainer.global_step == 44
+        assert resumed.curves.curve("train/loss") == whole.curves.curve("train/loss")[step:]
+
+
 class LogsInManyWays(Classifier):
     """Logs in all the ways that Lightning knows."""
 
