@@ -162,7 +162,7 @@ def bare_graph(task: Task, precision: str) -> float:
     for _ in range(WARM_UP):
         with graph.beside():
             learn(images[chosen], labels[chosen])
-    with graph.recording():
+    with graph.capturing():
         learn(images[chosen], labels[chosen])
 
     def step(_: int, indices: Tensor) -> None:

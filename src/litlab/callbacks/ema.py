@@ -36,12 +36,12 @@ class EMA(WeightAveraging):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hang the update onto the optimizer."""
         averaged: Any = self._average_model
-        current, average, count = _state(pl_module), _state(averaged.module), averaged.n_averaged
+        count = averaged.n_averaged
 
         @torch.no_grad()
         def update(*_: Any) -> None:
             share = (9 / (10 + count)).clamp(min=1 - self.decay)
-            for own, new in zip(average, current, strict=True):
+            for own, new in zip(_state(averaged.module), _state(pl_module), strict=True):
                 own.lerp_(new, share.to(own.dtype)) if own.is_floating_point() else own.copy_(new)
             count.add_(1)
 

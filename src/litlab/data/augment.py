@@ -27,8 +27,9 @@ class Affine(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Square images (N, channels, size, size), float; what comes in from outside takes the colour of the border."""
-        grid = affine_grid(self.matrices(images), list(images.shape), align_corners=False)
-        return grid_sample(images, grid, padding_mode="border", align_corners=False)
+        with torch.autocast(images.device.type, enabled=False):  # places need more digits than bfloat16 has
+            grid = affine_grid(self.matrices(images), list(images.shape), align_corners=False)
+            return grid_sample(images, grid, padding_mode="border", align_corners=False)
 
     def matrices(self, images: Tensor) -> Tensor:
         """For each image the map from where a pixel goes to where it comes from, in halves of the size: (N, 2, 3)."""

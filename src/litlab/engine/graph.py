@@ -2,11 +2,13 @@
 
 import copy
 import logging
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
@@ -23,7 +25,7 @@ WARM_UP = 3
 
 
 class CudaGraph:
-    """Kernels, recorded once and then started together as often as one likes."""
+    """Kernels, captured once and then started together as often as one likes."""
 
     def __init__(self) -> None:
         self.graph = torch.cuda.CUDAGraph()
@@ -32,22 +34,33 @@ class CudaGraph:
     @staticmethod
     def obstacle(device: torch.device) -> str | None:
         """Why `device` cannot do this, if so."""
-        return None if device.type == "cuda" else f"there are no CUDA graphs on the {device.type}"
+        return None if device.type == "cuda" else f"this is a {device.type}"
 
     @contextmanager
     def beside(self) -> Iterator[None]:
-        """Run the kernels in this block on the stream that records, as warming up requires."""
+        """Run the kernels in this block on the stream that captures, as warming up requires."""
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             yield
         torch.cuda.current_stream().wait_stream(self.stream)
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        """Record the kernels in this block instead of running them."""
-        # Other threads, such as one that pins batches, may go on meanwhile.
-        with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
-            yield
+    def capturing(self) -> Iterator[None]:
+        """Record the kernels in this block instead of running them; if that fails, all is as it was before."""
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        before = generator.clone_state()
+        try:
+            # The outer stream is for a capture that ends in an error, after which its own would stay the current one;
+            # other threads, such as one that pins batches, may go on meanwhile.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"),
+            ):
+                yield
+        except Exception:
+            self.graph.reset()
+            generator.graphsafe_set_state(before)
+            raise
 
     def replay(self) -> None:
         """Run what was recorded, on the same tensors."""
@@ -58,61 +71,91 @@ class GraphedOptimization(DirectOptimization):
     """Forward, backward and optimizer step of a batch as one CUDA graph; where that cannot be, as ever.
 
     The first steps, which warm up, and batches of another shape, such as an epoch's last, are never graphed. What
-    Python does in a step, in hooks too, happens when the step is recorded and not again; only the batch, the learning
-    rates and the state of the random generator are new at each step.
+    Python does in a step happens when the step is captured and not again; only the batch, the learning rates and the
+    state of the device's random generator are new at each step.
     """
 
     def __init__(self, trainer: Trainer, metrics: StepMetrics) -> None:
         super().__init__(trainer, metrics)
-        self.gave_up = False
-        self.warm_ups = 0
-        self.recorded: RecordedStep | None = None
+        self.optimizer: Optimizer | None = None
+
+    def prepare(self) -> None:
+        """Begin anew, before an epoch, if the optimizer is another one."""
+        super().prepare()
+        if self.optimizer is not self.trainer.optimizers[0]:
+            self.optimizer = self.trainer.optimizers[0]
+            self.captured: CapturedStep | None = None
+            self.gave_up = False
+            self.warm_ups = self.misfits = 0
 
     def execute(self, optimizer: Optimizer, batch_idx: int, kwargs: Batch) -> tuple[dict[str, Any], Gathered]:
         """Train on the batch; its outputs, and what the module has logged."""
-        obstacle = None if self.gave_up else self._obstacle(optimizer)
+        obstacle = None if self.gave_up else self._obstacle(optimizer, kwargs["batch"])
         if obstacle:
-            log.info("steps run one by one: %s", obstacle)
-            self.gave_up, self.recorded = True, None
+            self._give_up(obstacle)
         if self.gave_up:
             return super().execute(optimizer, batch_idx, kwargs)
+        if self.warm_ups < WARM_UP:
+            return self._warm_up(optimizer, batch_idx, kwargs)
+        if self.captured is None:
+            return self._capture(optimizer, batch_idx, kwargs)
+        if not self.captured.fits(kwargs["batch"]):
+            self.misfits += 1
+            if self.misfits == 2:  # in a row, since the last batch of an epoch is often shorter
+                log.info("no CUDA graph for batches of another shape than the first")
+            return super().execute(optimizer, batch_idx, kwargs)
+        if self.misfits == 1:
+            self.misfits = 0
+        progress = self.optim_progress.optimizer.step
+        progress.increment_ready()
+        progress.increment_completed()
+        return self.captured.replay(optimizer, kwargs["batch"])
+
+    def _obstacle(self, optimizer: Optimizer, batch: Any) -> str | None:
+        if self.captured is not None:
+            changed = self.captured.constants != _constants(optimizer)
+            return "the schedule changes more than the learning rate" if changed else None
+        unknown = [part for part in pytree.tree_leaves(batch) if not isinstance(part, (Tensor, float, int, str))]
+        return (
+            CudaGraph.obstacle(self.trainer.strategy.root_device)
+            or self.detour
+            or self.metrics.obstacle
+            or (f"a batch holds a {type(unknown[0]).__name__}" if unknown else None)
+        )
+
+    def _give_up(self, reason: str) -> None:
+        log.info("no CUDA graph: %s", reason)
+        self.gave_up, self.captured = True, None
+
+    def _warm_up(self, optimizer: Optimizer, batch_idx: int, kwargs: Batch) -> tuple[dict[str, Any], Gathered]:
         if self.warm_ups == 0:
             self.graph = CudaGraph()
-        if self.recorded is None and self.warm_ups == WARM_UP:
-            return self._record(optimizer, batch_idx, kwargs)
-        if self.recorded is not None and self.recorded.fits(kwargs["batch"]):
-            progress = self.optim_progress.optimizer.step
-            progress.increment_ready()
-            progress.increment_completed()
-            return self.recorded.replay(optimizer, kwargs["batch"])
-        self.warm_ups = min(self.warm_ups + 1, WARM_UP)
+        self.warm_ups += 1
+        before = _drawn_in_python()
         with self.graph.beside():
-            return super().execute(optimizer, batch_idx, kwargs)
+            results = super().execute(optimizer, batch_idx, kwargs)
+        if _drawn_in_python() != before:
+            self._give_up("a step draws random numbers in Python")
+        return results
 
-    def _obstacle(self, optimizer: Optimizer) -> str | None:
-        if self.recorded is not None and self.recorded.constants != _constants(optimizer):
-            return "the schedule changes more than the learning rate"
-        return CudaGraph.obstacle(self.trainer.strategy.root_device) or self.detour or self.metrics.obstacle
-
-    def _record(self, optimizer: Optimizer, batch_idx: int, kwargs: Batch) -> tuple[dict[str, Any], Gathered]:
+    def _capture(self, optimizer: Optimizer, batch_idx: int, kwargs: Batch) -> tuple[dict[str, Any], Gathered]:
         """Record the step, then do it for the first time."""
-        recorded = RecordedStep(self.graph, kwargs["batch"], optimizer)
+        captured = CapturedStep(self.graph, kwargs["batch"], optimizer)
         progress = copy.deepcopy(self.optim_progress)
         try:
-            with recorded.recording(optimizer):
-                results = super().execute(optimizer, batch_idx, kwargs | {"batch": recorded.batch})
-        except RuntimeError as error:
+            with captured.capturing(optimizer):
+                results = super().execute(optimizer, batch_idx, kwargs | {"batch": captured.batch})
+        except Exception as error:
             self.optim_progress = progress
             self.metrics.gather()
-            log.info("steps run one by one: they cannot be captured as a CUDA graph: %s", str(error).partition("\n")[0])
-            self.gave_up = True
+            self._give_up(f"the step cannot be captured: {str(_first(error)).partition(chr(10))[0]}")
             return super().execute(optimizer, batch_idx, kwargs)
-        recorded.outputs, recorded.gathered = results
-        self.recorded = recorded
-        return recorded.replay(optimizer, kwargs["batch"])
+        captured.outputs, captured.gathered = results
+        self.captured = captured
+        return captured.replay(optimizer, kwargs["batch"])
 
 
-class RecordedStep:
+class CapturedStep:
     """A step whose batch, learning rates and results are always in the same tensors."""
 
     outputs: dict[str, Any]
@@ -125,9 +168,12 @@ class RecordedStep:
         self.batch = pytree.tree_unflatten(self.leaves, self.structure)
         self.rates = [torch.tensor(float(group["lr"]), device=_device(group)) for group in optimizer.param_groups]
         self.constants = _constants(optimizer)
+        for parameter, state in optimizer.state.items():
+            if isinstance(state.get("step"), Tensor):  # optimizers that are not fused count their steps on the CPU
+                state["step"] = state["step"].to(parameter.device)
 
     @contextmanager
-    def recording(self, optimizer: Optimizer) -> Iterator[None]:
+    def capturing(self, optimizer: Optimizer) -> Iterator[None]:
         """Record the block; meanwhile the optimizer takes its learning rates from tensors."""
         groups: list[dict[str, Any]] = optimizer.param_groups
         kept: list[dict[str, Any]] = [
@@ -138,14 +184,14 @@ class RecordedStep:
             if "capturable" in group:
                 group["capturable"] = True
         try:
-            with self.graph.recording():
+            with self.graph.capturing():
                 yield
         finally:  # numbers again: for schedules, curves and checkpoints
             for group, settings in zip(groups, kept, strict=True):
                 group.update(settings)
 
     def fits(self, batch: Any) -> bool:
-        """Whether the batch has the recorded one's shape."""
+        """Whether the batch has the captured one's shape."""
         leaves, structure = pytree.tree_flatten(batch)
         return structure == self.structure and all(map(_alike, leaves, self.leaves))
 
@@ -167,7 +213,7 @@ def _device(group: dict[str, Any]) -> torch.device:
 
 
 def _constants(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """What a graph keeps as it was when it was recorded."""
+    """What a graph keeps as it was when it was captured."""
     moving = ("params", "lr", "capturable")
     return [{key: group[key] for key in group if key not in moving} for group in optimizer.param_groups]
 
@@ -176,3 +222,15 @@ def _alike(new: Any, own: Any) -> bool:
     if isinstance(own, Tensor):
         return isinstance(new, Tensor) and new.shape == own.shape and new.dtype == own.dtype
     return bool(new == own)
+
+
+def _drawn_in_python() -> tuple[Any, ...]:
+    """States of Python's and NumPy's random generators, which a graph does not know."""
+    return random.getstate(), str(np.random.get_state())
+
+
+def _first(error: BaseException) -> BaseException:
+    """What went wrong first: a capture that has failed raises further errors when it ends."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error

@@ -1,7 +1,9 @@
 """What the processor is good at."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,7 +14,7 @@ def use_all_cores() -> None:
     A container's share of the machine is a quota of time, which PyTorch does not look at.
     """
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(cores())
+        torch.set_num_threads(min(cores(), torch.get_num_threads()))  # by itself PyTorch counts no hyper-threads
 
 
 def cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -28,5 +30,5 @@ def cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 def best_precision(accelerator: str) -> str:
     """Lightning's name of the number format that is fastest: bf16-mixed on a CPU with instructions for it."""
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
-    able = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.10 cannot say
+    able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch cannot say
     return "bf16-mixed" if on_cpu and (able.get("avx512_bf16") or able.get("amx_bf16")) else "32-true"

@@ -4,7 +4,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Number
@@ -50,10 +50,11 @@ class Gathered:
 
 @dataclass
 class Step:
-    """A step that is done."""
+    """A batch that is done; with accumulated gradients only some end with a step of the optimizer."""
 
     index: int
     batch_size: int
+    stepped: bool
     gathered: Gathered
 
 
@@ -103,7 +104,7 @@ class StepMetrics(Callback):
         self._saved = -math.inf
 
     @contextmanager
-    def recording(self, module: LightningModule) -> Iterator[None]:
+    def collecting(self, module: LightningModule) -> Iterator[None]:
         """While this lasts, one step, `module.log` leads here."""
         module.log = partial(self._log, module, module.log)  # type: ignore[method-assign]
         try:
@@ -120,16 +121,17 @@ class StepMetrics(Callback):
         weights, self._weights = self._weights, {}
         return Gathered(numbers, weights, tuple(tensors), values)
 
-    def add(self, index: int, batch_size: int, learning_rate: float, gathered: Gathered) -> None:
-        """Count the step with this index, the first being 0, as done."""
+    def add(self, index: int, batch_size: int, stepped: bool, learning_rate: float, gathered: Gathered) -> None:
+        """Count a batch as done; it was part of the step with this index, the first being 0, or ended it."""
         numbers = {"learning_rate": learning_rate, **gathered.numbers}
-        self._steps.append(Step(index, batch_size, replace(gathered, numbers=numbers)))
+        self._steps.append(Step(index, batch_size, stepped, replace(gathered, numbers=numbers)))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Send the execution's steps off and write those that have arrived; at the end of an epoch, all."""
-        newest = self._write(trainer, wait=trainer.is_last_batch)
+        """Send the execution's steps off and write those that have arrived; at the end, all."""
+        ends = trainer.fit_loop.epoch_loop._is_training_done or trainer.should_stop
+        newest = self._write(trainer, wait=ends)
         for name, value in newest.items():
             place = self._places[name]
             if place.on_step:  # a tensor on the CPU, so that Lightning need not wait for a copy on the device
@@ -142,6 +144,7 @@ class StepMetrics(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hand Lightning the means over the epoch."""
+        self._write(trainer, wait=True)
         for name, (total, weight) in self._sums.items():
             place = self._places[name]
             mean = torch.tensor(total / weight)
@@ -152,7 +155,8 @@ class StepMetrics(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write what there is: it shows what led there."""
-        self._write(trainer, wait=True)
+        with suppress(RuntimeError):  # of a device that has failed; its first error counts
+            self._write(trainer, wait=True)
 
     def _log(
         self,
@@ -187,7 +191,7 @@ class StepMetrics(Callback):
             place = replace(place, on_epoch=False)
             value = value._forward_cache if isinstance(value, Metric) else value
         if isinstance(value, Tensor) and value.device == module.device:
-            self._logged[name] = value.detach()
+            self._logged[name] = value.detach().clone()  # what it is now, not after the step
         elif value is not None:
             self._logged[name] = float(value)
             self.obstacle = f"{name} is logged as a number that Python knows, which a graph would not change"
@@ -220,6 +224,6 @@ class StepMetrics(Callback):
                 self._sums[name] = (total + value * count, weight + count)
             if place.on_step and place.logger:
                 curves[place.name(name, "step")] = value
-        if (step.index + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+        if step.stepped and (step.index + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             for logger in trainer.loggers:
                 logger.log_metrics(curves, step=step.index)

@@ -1,13 +1,15 @@
 """What is done with one batch: forward, backward, optimizer step."""
 
 from collections import OrderedDict
+from inspect import Parameter, signature
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.optim import Optimizer
 
 from litlab.engine.metrics import Gathered, StepMetrics
@@ -16,11 +18,11 @@ Batch = OrderedDict[str, Any]
 """The arguments of `training_step`."""
 
 HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
-"""What Lightning calls in the middle of a step; the module may also take over the four that follow."""
-OWN_HOOKS = (*HOOKS, "backward", "optimizer_zero_grad", "optimizer_step", "lr_scheduler_step")
+"""What Lightning calls in the middle of a step; a module may also take over the parts themselves."""
+PARTS = ("backward", "optimizer_zero_grad", "optimizer_step")
 
 
-class RecordedOptimization(_AutomaticOptimization):
+class LoggedOptimization(_AutomaticOptimization):
     """Lightning's optimization of a batch, with what the module logs going to StepMetrics."""
 
     def __init__(self, trainer: Trainer, metrics: StepMetrics) -> None:
@@ -31,19 +33,19 @@ class RecordedOptimization(_AutomaticOptimization):
         """Train on the batch; its outputs."""
         learning_rate = optimizer.param_groups[0]["lr"]
         outputs, gathered = self.execute(optimizer, batch_idx, kwargs)
-        if not self.trainer.fit_loop._should_accumulate():
-            loop = self.trainer.fit_loop.epoch_loop
-            self.metrics.add(loop._batches_that_stepped, loop.batch_size, learning_rate, gathered)
+        loop = self.trainer.fit_loop.epoch_loop
+        stepped = not loop._should_accumulate()
+        self.metrics.add(loop._batches_that_stepped, loop.batch_size, stepped, learning_rate, gathered)
         return outputs
 
     def execute(self, optimizer: Optimizer, batch_idx: int, kwargs: Batch) -> tuple[dict[str, Any], Gathered]:
         """Do the step; its outputs, and what the module has logged."""
-        with self.metrics.recording(self.trainer.lightning_module):
+        with self.metrics.collecting(self.trainer.lightning_module):
             outputs = super().run(optimizer, batch_idx, kwargs)
         return outputs, self.metrics.gather()
 
 
-class DirectOptimization(RecordedOptimization):
+class DirectOptimization(LoggedOptimization):
     """The same, but Lightning is not asked for hooks that do nothing: half a millisecond a step."""
 
     def __init__(self, trainer: Trainer, metrics: StepMetrics) -> None:
@@ -61,7 +63,7 @@ class DirectOptimization(RecordedOptimization):
         trainer, module = self.trainer, self.trainer.lightning_module
         progress = self.optim_progress.optimizer.step
         progress.increment_ready()
-        with self.metrics.recording(module):
+        with self.metrics.collecting(module):
             module._current_fx_name = "training_step"  # where `self.log` is called from
             with trainer.precision_plugin.train_step_context():
                 output = module.training_step(*kwargs.values())
@@ -70,9 +72,8 @@ class DirectOptimization(RecordedOptimization):
             optimizer.zero_grad()
             if result.closure_loss is not None:
                 module.backward(result.closure_loss)
-            if trainer.gradient_clip_val is not None:
-                limit, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
-                module.configure_gradient_clipping(optimizer, limit, algorithm)
+            limit, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+            module.configure_gradient_clipping(optimizer, limit, algorithm)
             optimizer.step()
         progress.increment_completed()
         return result.asdict() if result.closure_loss is not None else {}, self.metrics.gather()
@@ -87,13 +88,19 @@ def _detour(trainer: Trainer) -> str | None:
     plugin = trainer.precision_plugin
     if type(plugin) not in (Precision, MixedPrecision) or getattr(plugin, "scaler", None):
         return f"trainer.precision={trainer.precision} looks at the gradients first"
+    if trainer._detect_anomaly:
+        return "trainer.detect_anomaly looks at each gradient"
     if not isinstance(trainer.profiler, PassThroughProfiler):  # type: ignore[attr-defined]
         return "a profiler watches each part of it"
     module = trainer.lightning_module
-    owners: list[tuple[Any, type, tuple[str, ...]]] = [(module, LightningModule, OWN_HOOKS)]
-    owners += [(callback, Callback, HOOKS) for callback in trainer.callbacks]  # type: ignore[attr-defined]
-    for owner, base, hooks in owners:
-        for hook in hooks:
-            if getattr(type(owner), hook) is not getattr(base, hook):
-                return f"{type(owner).__name__} has {hook}"
+    for optimizer in trainer.optimizers:
+        if signature(optimizer.step).parameters["closure"].default is Parameter.empty:
+            return f"{type(optimizer).__name__} computes the loss several times"
+    for hook in (*HOOKS, *PARTS):
+        if is_overridden(hook, module):
+            return f"the module has {hook}"
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for hook in HOOKS:
+            if is_overridden(hook, callback, parent=Callback):
+                return f"{type(callback).__name__} has {hook}"
     return None

@@ -9,12 +9,14 @@ Lightning does not promise to keep the loop as it is; tests/litlab/engine compar
 import logging
 import math
 from collections import OrderedDict
+from contextlib import suppress
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loops.fetchers import _DataFetcher
+from lightning.pytorch.loops.fetchers import _DataFetcher, _DataLoaderIterDataFetcher
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.data import extract_batch_size
@@ -24,7 +26,7 @@ from torch import Tensor
 
 from litlab.engine.graph import GraphedOptimization
 from litlab.engine.metrics import StepMetrics
-from litlab.engine.optimization import DirectOptimization, RecordedOptimization
+from litlab.engine.optimization import DirectOptimization, LoggedOptimization
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +50,9 @@ class ExecutionLoop(_TrainingEpochLoop):
     def __init__(self, trainer: Trainer, steps_per_execution: int, metrics: StepMetrics) -> None:
         super().__init__(trainer, trainer.min_steps, trainer.max_steps)
         self.steps_per_execution = steps_per_execution
-        optimization = RecordedOptimization if steps_per_execution == 1 else GraphedOptimization
+        optimization = LoggedOptimization if steps_per_execution == 1 else GraphedOptimization
         self.automatic_optimization = optimization(trainer, metrics)
-        self.examples = 0
+        self.examples, self.batch_size = 0, 1
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
         """Lightning's, and see what is possible with this module and this data."""
@@ -61,6 +63,9 @@ class ExecutionLoop(_TrainingEpochLoop):
         if obstacle and self.steps_per_execution > 1:
             log.info("trainer.steps_per_execution is 1 here: %s", obstacle)
             self.steps_per_execution = 1
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
+            for optimizer in self.trainer.optimizers:  # which would not let gradients be clipped
+                optimizer._step_supports_amp_scaling = False
         if isinstance(self.automatic_optimization, DirectOptimization):
             self.automatic_optimization.prepare()
         module, source = self.trainer.lightning_module, self.trainer._data_connector._datahook_selector
@@ -79,10 +84,18 @@ class ExecutionLoop(_TrainingEpochLoop):
         super().advance(data_fetcher)
 
     def _obstacle(self, data_fetcher: _DataFetcher) -> str | None:
-        if not self.trainer.lightning_module.automatic_optimization:
+        module = self.trainer.lightning_module
+        if not module.automatic_optimization:
             return "the module optimizes by hand"
         if data_fetcher.length is None:
             return "the data does not say how many batches it has"
+        if isinstance(data_fetcher, _DataLoaderIterDataFetcher):
+            return "training_step takes the batches itself"
+        for hook in ("on_train_batch_start", "on_train_batch_end"):
+            if is_overridden(hook, module):
+                return f"the module has {hook}"
+        if any(config.reduce_on_plateau and config.interval == "step" for config in self.trainer.lr_scheduler_configs):
+            return "the schedule looks at a metric at each step"
         return None
 
     def _steps_until_due(self) -> int:
@@ -126,7 +139,8 @@ class ExecutionLoop(_TrainingEpochLoop):
         return call._call_strategy_hook(trainer, "batch_to_device", batch, dataloader_idx=0)
 
     def _build_kwargs(self, kwargs: OrderedDict[str, Any], batch: Any, batch_idx: int) -> OrderedDict[str, Any]:
-        self.batch_size = extract_batch_size(batch)
+        with suppress(MisconfigurationException):  # in a batch of an unknown kind nothing can be counted
+            self.batch_size = extract_batch_size(batch)
         self.examples += self.batch_size  # every batch passes here
         kwargs["batch"] = batch
         if self._takes_index:

@@ -33,7 +33,7 @@ class Tape(TorchDispatchMode):
         return nullcontext()
 
     @contextmanager
-    def recording(self):
+    def capturing(self):
         state = torch.get_rng_state()
         try:
             with self:

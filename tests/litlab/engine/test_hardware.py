@@ -30,8 +30,11 @@ def test_the_users_number_of_threads_wins(monkeypatch):
     use_all_cores()
     assert chosen == []
     monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 12)
     use_all_cores()
-    assert chosen == [7]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)  # PyTorch leaves hyper-threads alone
+    use_all_cores()
+    assert chosen == [7, 4]
 
 
 @pytest.mark.parametrize("able", ["avx512_bf16", "amx_bf16"])

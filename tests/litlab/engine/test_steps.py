@@ -2,6 +2,7 @@ import logging
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from runs import FULL, fit
 from torchmetrics.classification import MulticlassAccuracy
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("mnist_dir")
     [
         ["trainer.max_epochs=2", "data.batch_size=140"],  # 22 batches, the last one smaller
         ["trainer.max_steps=17", "trainer.max_epochs=-1", "data.batch_size=450", "scheduler=none"],
-        ["trainer.accumulate_grad_batches=3", "trainer.max_epochs=1", "data.batch_size=180"],
+        ["trainer.accumulate_grad_batches=3", "trainer.max_epochs=2", "data.batch_size=180"],
     ],
     ids=["two epochs", "max_steps in the third epoch", "accumulated gradients"],
 )
@@ -117,6 +118,78 @@ def test_whatever_is_logged_arrives_as_from_lightning(tmp_path):
     assert ours.trainer.callback_metrics.keys() >= {"both", "both_step", "hidden", "first", "number"}
 
 
+def test_means_count_batches_whose_gradients_are_accumulated(tmp_path):
+    settings = [*FULL, "data.batch_size=320", "trainer.max_epochs=1", "trainer.accumulate_grad_batches=3"]
+    lightnings = fit(tmp_path, *settings, module_class=LogsInManyWays)
+    ours = fit(tmp_path, *settings, module_class=LogsInManyWays, steps=4)
+    for name in ("both_step", "epochs", "metric_epoch", "sum"):
+        own, expected = ours.curves.curve(name), lightnings.curves.curve(name)
+        assert [step for step, _ in own] == [step for step, _ in expected], name
+        assert [value for _, value in own] == pytest.approx([value for _, value in expected], rel=1e-6), name
+
+
+class LogsAWeight(Classifier):
+    """Logs what the step changes."""
+
+    def training_step(self, batch, batch_idx):
+        self.log("weight", self.net.out.bias[0])
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_value_is_logged_as_it_was_when_it_was_logged(tmp_path):
+    settings = [*FULL, "data.batch_size=320", "trainer.max_epochs=1"]
+    lightnings = fit(tmp_path, *settings, module_class=LogsAWeight)
+    ours = fit(tmp_path, *settings, module_class=LogsAWeight, steps=4)
+    assert ours.curves.curve("weight") == lightnings.curves.curve("weight")
+
+
+@pytest.mark.parametrize("end", ["trainer.max_steps=17", "trainer.max_epochs=2"])
+def test_values_that_arrive_late_are_all_written(tmp_path, monkeypatch, end):
+    expected = fit(tmp_path, *FULL, "data.batch_size=140", "trainer.max_epochs=2", end, steps=5)
+    monkeypatch.setattr("litlab.engine.metrics.Transfer.done", lambda transfer: False)
+    late = fit(tmp_path, *FULL, "data.batch_size=140", "trainer.max_epochs=2", end, steps=5)
+    assert late.curves.points == expected.curves.points
+    assert late.trainer.callback_metrics.keys() == expected.trainer.callback_metrics.keys()
+
+
+class Listens(Callback):
+    """Wants to see the gradients of each step."""
+
+    def __init__(self):
+        self.norms = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.norms.append(pl_module.net.out.weight.grad.norm().item())
+
+
+def test_hooks_within_a_step_are_called_at_every_step(tmp_path):
+    lightnings, ours = Listens(), Listens()
+    fit(tmp_path, *FULL, "data.batch_size=320", "trainer.max_epochs=1", callbacks=[lightnings])
+    fit(tmp_path, *FULL, "data.batch_size=320", "trainer.max_epochs=1", callbacks=[ours], steps=4)
+    assert len(ours.norms) == 10
+    assert ours.norms == lightnings.norms
+
+
+def test_gradients_of_a_fused_optimizer_can_be_clipped_in_bf16(tmp_path):
+    ours = fit(tmp_path, *FULL, "trainer.precision=bf16-mixed", "data.batch_size=320", "trainer.max_epochs=1", steps=4)
+    assert ours.trainer.global_step == 10
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_train_batch_end"])
+def test_a_module_that_has_a_batchs_hook_does_one_step_at_a_time(tmp_path, caplog, hook):
+    def called(module, *args):
+        module.calls = getattr(module, "calls", 0) + 1
+
+    class Hooked(Classifier):
+        pass
+
+    setattr(Hooked, hook, called)
+    with caplog.at_level(logging.INFO):
+        ours = fit(tmp_path, *FULL, "data.batch_size=320", "trainer.max_epochs=1", module_class=Hooked, steps=4)
+    assert f"trainer.steps_per_execution is 1 here: the module has {hook}" in caplog.messages
+    assert ours.module.calls == 10
+
+
 class OptimizesByHand(Classifier):
     """Does Lightning's manual optimization."""
 
@@ -150,4 +223,4 @@ def test_a_module_that_optimizes_by_hand_does_one_step_at_a_time(tmp_path, caplo
 def test_why_there_is_no_graph_is_said_once(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         fit(tmp_path, *FULL, "trainer.max_epochs=2", "data.batch_size=450", steps=3)
-    assert caplog.messages == ["steps run one by one: there are no CUDA graphs on the cpu"]
+    assert caplog.messages == ["no CUDA graph: this is a cpu"]
