@@ -147,7 +147,6 @@ class GraphedOptimization(DirectOptimization):
                 results = super().execute(optimizer, batch_idx, kwargs | {"batch": captured.batch})
         except Exception as error:
             self.optim_progress = progress
-            self.metrics.gather()
             self._give_up(f"the step cannot be captured: {str(_first(error)).partition(chr(10))[0]}")
             return super().execute(optimizer, batch_idx, kwargs)
         captured.outputs, captured.gathered = results

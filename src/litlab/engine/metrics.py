@@ -109,6 +109,9 @@ class StepMetrics(Callback):
         module.log = partial(self._log, module, module.log)  # type: ignore[method-assign]
         try:
             yield
+        except BaseException:  # a step that failed has logged nothing
+            self._logged, self._weights = {}, {}
+            raise
         finally:
             del module.log
 
