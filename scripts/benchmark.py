@@ -87,8 +87,8 @@ def main() -> None:
     if device.type == "cuda":
         tasks = [Task(device, 50, 1200), Task(device, 512, 117)]
     else:
-        tasks = [Task(device, 50, 100 if asked.quick else 200)]
-    repetitions = 5 if asked.quick else 9
+        tasks = [Task(device, 50, 100 if asked.quick else 400)]
+    repetitions = 5
     columns = TextColumn("{task.description:<45}"), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True)) as progress:
         figures = {

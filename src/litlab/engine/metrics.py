@@ -1,7 +1,5 @@
 """What a module logs at each step, gathered without waiting for the device at each step."""
 
-import math
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,9 +12,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric
-
-SECONDS_UNSAVED = 2.0
-"""How long curves may stay in memory: to save them means to wait for the disk."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +96,6 @@ class StepMetrics(Callback):
         self._steps: list[Step] = []
         self._transfers: deque[Transfer] = deque()
         self._sums: dict[str, tuple[float, int]] = {}
-        self._saved = -math.inf
 
     @contextmanager
     def collecting(self, module: LightningModule) -> Iterator[None]:
@@ -211,10 +205,9 @@ class StepMetrics(Callback):
         while self._transfers and (wait or self._transfers[0].done()):
             for step, newest in self._transfers.popleft().read():
                 self._write_step(trainer, step, newest)
-        if newest and (wait or time.monotonic() - self._saved > SECONDS_UNSAVED):
+        if newest and wait:  # to save means to wait for the disk
             for logger in trainer.loggers:
                 logger.save()
-            self._saved = time.monotonic()
         return newest
 
     def _write_step(self, trainer: Trainer, step: Step, values: dict[str, float]) -> None:

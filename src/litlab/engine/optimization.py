@@ -55,6 +55,8 @@ class DirectOptimization(LoggedOptimization):
     def prepare(self) -> None:
         """Find out, before an epoch, what a step must be left to Lightning for, if for anything."""
         self.detour = _detour(self.trainer)
+        overridden = is_overridden("configure_gradient_clipping", self.trainer.lightning_module)
+        self.clips = overridden or self.trainer.gradient_clip_val is not None
 
     def execute(self, optimizer: Optimizer, batch_idx: int, kwargs: Batch) -> tuple[dict[str, Any], Gathered]:
         """Do the step; its outputs, and what the module has logged."""
@@ -72,8 +74,9 @@ class DirectOptimization(LoggedOptimization):
             optimizer.zero_grad()
             if result.closure_loss is not None:
                 module.backward(result.closure_loss)
-            limit, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
-            module.configure_gradient_clipping(optimizer, limit, algorithm)
+            if self.clips:
+                limit, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+                module.configure_gradient_clipping(optimizer, limit, algorithm)
             optimizer.step()
         progress.increment_completed()
         return result.asdict() if result.closure_loss is not None else {}, self.metrics.gather()
@@ -94,7 +97,8 @@ def _detour(trainer: Trainer) -> str | None:
         return "a profiler watches each part of it"
     module = trainer.lightning_module
     for optimizer in trainer.optimizers:
-        if signature(optimizer.step).parameters["closure"].default is Parameter.empty:
+        closure = signature(optimizer.step).parameters.get("closure")
+        if closure is not None and closure.default is Parameter.empty:
             return f"{type(optimizer).__name__} computes the loss several times"
     for hook in (*HOOKS, *PARTS):
         if is_overridden(hook, module):
