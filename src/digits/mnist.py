@@ -75,9 +75,7 @@ class MNISTDataModule(LightningDataModule):
         prepare(self.dir)
 
     def setup(self, stage: str) -> None:
-        """Read the files and split the training images, once: Lightning asks before training and before testing."""
-        if hasattr(self, "held_out"):
-            return
+        """Split the training images: which are held out, and which are kept."""
         order = torch.from_numpy(np.random.default_rng(self.split_seed).permutation(60_000))
         self.held_out, self.kept = order[: self.val_size].sort().values, order[self.val_size :].sort().values
 

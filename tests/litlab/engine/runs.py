@@ -1,13 +1,12 @@
 """Short trainings on real digits, and what they leave behind."""
 
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from conftest import settings
 from lightning.pytorch import Callback, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
 from litlab.components import build
@@ -15,7 +14,7 @@ from litlab.engine.metrics import StepMetrics
 from litlab.engine.steps import execute_steps
 from litlab.train import build_module, make_trainer
 
-FULL = (
+STEP = (
     "trainer.accelerator=cpu",
     "trainer.precision=32-true",
     "data.val_size=57000",
@@ -24,10 +23,12 @@ FULL = (
     "augment=affine",
     "scheduler=onecycle",
     "optimizer=adamw",
-    "callbacks=ema",
     "trainer.gradient_clip_val=0.5",
 )
-"""Everything at once that happens in a step, on 3,000 images."""
+"""Everything at once that Lightning does in a step, on 3,000 images."""
+
+FULL = (*STEP, "callbacks=ema")
+"""And what litlab adds."""
 
 
 class Curves(Logger):
@@ -71,7 +72,6 @@ class Training:
     trainer: object
     curves: Curves
     diary: Diary
-    saved: list = field(default_factory=list)
 
     def weights(self):
         return torch.cat([parameter.detach().cpu().flatten() for parameter in self.module.parameters()])
@@ -95,5 +95,4 @@ def fit(folder, *overrides, steps=None, module_class=None, callbacks=(), checkpo
     if steps:
         execute_steps(trainer, steps, metrics)
     trainer.fit(module, datamodule=build(config.data), ckpt_path=checkpoint)
-    saved = [keep for keep in callbacks if isinstance(keep, ModelCheckpoint)]
-    return Training(module, trainer, curves, diary, saved)
+    return Training(module, trainer, curves, diary)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
-from runs import FULL, fit
+from runs import FULL, STEP, fit
 from torchmetrics.classification import MulticlassAccuracy
 
 from digits.classifier import Classifier
@@ -22,11 +22,11 @@ pytestmark = pytest.mark.usefixtures("mnist_dir")
     ids=["two epochs", "max_steps in the third epoch", "accumulated gradients"],
 )
 def test_the_number_of_steps_at_a_time_changes_no_result(tmp_path, overrides):
-    lightnings = fit(tmp_path, *FULL[:-2], *overrides, "trainer.gradient_clip_val=0.5")
+    lightnings = fit(tmp_path, *STEP, *overrides)
     expected = lightnings.curves.curve("train/loss")
     assert [step for step, _ in expected] == list(range(lightnings.trainer.global_step))
     for steps in (1, 7):
-        ours = fit(tmp_path, *FULL[:-2], *overrides, "trainer.gradient_clip_val=0.5", steps=steps)
+        ours = fit(tmp_path, *STEP, *overrides, steps=steps)
         assert torch.equal(ours.weights(), lightnings.weights())
         assert ours.trainer.global_step == lightnings.trainer.global_step
         assert ours.trainer.current_epoch == lightnings.trainer.current_epoch
