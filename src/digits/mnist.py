@@ -1,7 +1,11 @@
 """The LightningDataModule: gets MNIST, splits it, and makes batches of it."""
 
+import gzip
 import hashlib
+import shutil
+import struct
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Literal
 
@@ -14,15 +18,17 @@ from torch.utils.data import Subset
 from torchvision.datasets import MNIST
 from torchvision.transforms import PILToTensor
 
+from litlab.data.download import download
 from litlab.data.memory import InMemoryLoader
 from litlab.data.order import EpochSampler
 from litlab.data.workers import WorkersLoader
 from litlab.errors import UserError
+from litlab.runs.files import replacing
 
 # Mean and standard deviation of the 60,000 training images' pixels, in [0, 1]; tests/digits computes them again.
 MEAN, STD = 0.1307, 0.3081
 
-# MD5 sums of what the four archives unpack to; torchvision checks those of the archives themselves.
+# MD5 sums of what the four archives unpack to; torchvision knows those of the archives themselves.
 UNPACKED = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -30,6 +36,8 @@ UNPACKED = {
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
 
+# The number that each kind of file begins with; its last byte says how many sizes follow, the first being the count.
+MAGIC = {"images": 2051, "labels": 2049}
 
 Loader = InMemoryLoader | WorkersLoader
 
@@ -124,17 +132,20 @@ def prepare(dir: Path) -> None:
         UserError: an archive is missing or damaged and cannot be downloaded.
     """
     raw = dir / "MNIST" / "raw"
+    if not _damaged(raw):
+        return
     try:
-        if not _damaged(raw):
-            return
         raw.mkdir(parents=True, exist_ok=True)
         with FileLock(raw / ".lock"):  # others that prepare the same folder wait here, then find it done
             for file in _damaged(raw):
-                file.unlink(missing_ok=True)  # so that torchvision makes it again
-            MNIST(dir, download=True)
-    except (RuntimeError, OSError) as error:
+                _unpack(file)
+    except (UserError, RuntimeError, OSError) as error:
+        faults = "\n".join(f"  {file.name}: {_fault(file)}" for file in _damaged(raw))
         archives = "\n".join(f"  {name}  md5 {md5}" for name, md5 in MNIST.resources)
-        raise UserError(f"MNIST could not be had; put its files into {raw}:\n{archives}\n({error})") from error
+        raise UserError(
+            f"MNIST could not be had; put these files into {raw}:\n{archives}\n"
+            f"What is wrong with them there, unpacked:\n{faults}\n{error}"
+        ) from error
 
 
 def _damaged(raw: Path) -> list[Path]:
@@ -146,5 +157,49 @@ def _has_md5(file: Path, md5: str) -> bool:
     try:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "md5").hexdigest() == md5
-    except FileNotFoundError:
+    except OSError:
         return False
+
+
+def _unpack(file: Path) -> None:
+    """Make `file` anew out of its archive, which is downloaded if it is missing or damaged."""
+    archive = file.with_name(f"{file.name}.gz")
+    md5 = dict(MNIST.resources)[archive.name]
+    if not _has_md5(archive, md5):
+        download([f"{mirror}{archive.name}" for mirror in MNIST.mirrors], md5, archive)
+    with replacing(file) as aside, gzip.open(archive) as packed, aside.open("wb") as unpacked:
+        shutil.copyfileobj(packed, unpacked)
+
+
+def _fault(file: Path) -> str:
+    """What is wrong with an unpacked file that is not as published, in words."""
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        return "not there"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    kind = "images" if "images" in file.name else "labels"
+    header = 4 + 4 * (MAGIC[kind] % 256)
+    magic, *sizes = np.frombuffer(data[:header].ljust(header, b"\0"), ">u4").tolist()
+    if len(data) >= 4 and magic != MAGIC[kind]:
+        return f"wrong magic number (got {magic}, expected {MAGIC[kind]})"
+    if len(data) < header + prod(sizes):
+        return f"cut off (has {len(data)} of {header + prod(sizes)} bytes)"
+    images, labels = _count(file, "images"), _count(file, "labels")
+    if images and labels and images != labels:
+        return f"images and labels of different lengths ({images} images, {labels} labels)"
+    if kind == "labels" and (largest := max(data[header:], default=0)) > 9:
+        return f"labels out of range (a label {largest}, should be 0 to 9)"
+    return "changed (MD5 differs)"
+
+
+def _count(file: Path, kind: str) -> int:
+    """How many images or labels `file`, or its counterpart, says that it holds; 0 if there is no telling."""
+    name = next(name for name in UNPACKED if name.startswith(f"{file.name.split('-')[0]}-{kind}"))
+    try:
+        with file.with_name(name).open("rb") as stream:
+            magic, count = struct.unpack(">II", stream.read(8))
+    except (OSError, struct.error):
+        return 0
+    return int(count) if magic == MAGIC[kind] else 0

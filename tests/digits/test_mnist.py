@@ -125,11 +125,9 @@ def mirror(archives, monkeypatch):
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args):
-            if "Method" not in self.headers:  # torchvision first looks for redirects, and does not read the answer
-                asked.append(self.path)
+            asked.append(self.path)
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(archives)))
-    server.handle_error = lambda *args: None  # that answer's end is not worth a traceback
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
     yield asked
@@ -174,6 +172,12 @@ def test_an_empty_folder_is_filled_from_a_mirror(tmp_path, archives, mirror):
     assert sorted(mirror) == sorted(f"/{name}.gz" for name in UNPACKED)
 
 
+def test_the_next_mirror_is_asked_where_the_first_has_nothing(tmp_path, archives, mirror, monkeypatch):
+    monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/", f"{MNIST.mirrors[0]}nowhere/", *MNIST.mirrors])
+    prepare(tmp_path)
+    assert_ready(tmp_path / "MNIST" / "raw", archives)
+
+
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"<html>moved</html>"])
 def test_a_damaged_archive_is_replaced_from_a_mirror(raw, tmp_path, archives, mirror, damage):
     file = raw / "t10k-images-idx3-ubyte.gz"
@@ -193,6 +197,63 @@ def test_without_archive_and_network_the_error_says_what_to_put_where(raw, tmp_p
     for archive, md5 in MNIST.resources:
         assert archive in message
         assert md5 in message
+    assert "  http://127.0.0.1:9/t10k-images-idx3-ubyte.gz: Connection refused" in message.splitlines()
+    assert (raw / "t10k-images-idx3-ubyte.gz").read_bytes() == b"cut off"
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "MNIST").write_text("a file")
+    with pytest.raises(UserError, match="MNIST could not be had"):
+        prepare(tmp_path)
+
+
+IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(
+    ("name", "damage", "fault"),
+    [
+        (LABELS, lambda data: None, "not there"),
+        (LABELS, lambda data: b"<html>moved</html>", "wrong magic number (got 1013478509, expected 2049)"),
+        (IMAGES, lambda data: data[:3] + b"\1" + data[4:], "wrong magic number (got 2049, expected 2051)"),
+        (IMAGES, lambda data: b"", "cut off (has 0 of 16 bytes)"),
+        (LABELS, lambda data: data[:5], "cut off (has 5 of 8 bytes)"),
+        (LABELS, lambda data: data[:-1], "cut off (has 60007 of 60008 bytes)"),
+        (IMAGES, lambda data: data[:1000], "cut off (has 1000 of 47040016 bytes)"),
+        (
+            LABELS,
+            lambda data: data[:4] + (59_999).to_bytes(4, "big") + data[8:-1],
+            "images and labels of different lengths (60000 images, 59999 labels)",
+        ),
+        (LABELS, lambda data: data[:-1] + b"\x0c", "labels out of range (a label 12, should be 0 to 9)"),
+        (LABELS, lambda data: data[:8] + data[:7:-1], "changed (MD5 differs)"),
+        (IMAGES, lambda data: data[:-1] + b"\1", "changed (MD5 differs)"),
+    ],
+)
+def test_what_is_wrong_with_an_unpacked_file_is_told(tmp_path, mnist_dir, name, damage, fault):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    published = mnist_dir / "MNIST" / "raw"
+    for other in set(UNPACKED) - {name}:
+        (raw / other).symlink_to(published / other)
+    damaged = damage((published / name).read_bytes())
+    if damaged is not None:
+        (raw / name).write_bytes(damaged)
+    with pytest.raises(UserError) as error:
+        prepare(tmp_path)
+    lines = str(error.value).splitlines()
+    assert f"  {name}: {fault}" in lines
+    assert not any(line.startswith(f"  {other}: ") for other in UNPACKED for line in lines if other != name)
+    if damaged is not None:
+        assert (raw / name).read_bytes() == damaged
+
+
+@pytest.mark.usefixtures("no_network")
+def test_an_unpacked_file_that_cannot_be_read_is_told(tmp_path):
+    (tmp_path / "MNIST" / "raw" / IMAGES).mkdir(parents=True)
+    with pytest.raises(UserError, match=f"  {IMAGES}: cannot be read"):
+        prepare(tmp_path)
 
 
 def test_processes_that_prepare_at_once_end_with_one_good_copy(tmp_path, archives, mirror):
