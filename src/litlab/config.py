@@ -2,23 +2,31 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import yaml
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
+from yaml import AliasToken
 
 from litlab.components import accepted_arguments, schema_of
 from litlab.errors import UserError
 from litlab.project import project_root
-from litlab.refusals import as_override, first_lines, no_such_option, unknown_argument, unknown_key
-from litlab.runs.files import new_folder
+from litlab.refusals import as_override, first_lines, no_such_option, one_line, unknown_argument, unknown_key
+from litlab.runs.files import new_folder, read_text
 from litlab.schema import Settings
 
 ConfigT = TypeVar("ConfigT", bound=Settings)
 
+MOST_REFERENCES = 16
+"""How often a run's config may refer to another of its values; ours do seven times."""
+
+MOST_PROBLEMS = 20
+"""How many problems of a config are told at once."""
 
 # Hydra asks several times for the folder of a run, and must get the same answer: hence the cache.
 OmegaConf.register_new_resolver("new_folder", new_folder, use_cache=True)
@@ -39,13 +47,12 @@ def check(config: DictConfig, schema: type[ConfigT]) -> ConfigT:
     for group in ("experiment", "debug"):
         if group in values:
             raise UserError(f"{group}: begin its file with '# @package _global_', which makes its keys the root's")
-    problems = list(_problems(values, schema, values, ()))
-    for place, component in _components(values):
-        problems += _component_problems(values, component, place)
+    of_components = (_component_problems(values, component, place) for place, component in _components(values))
+    problems = list(islice(chain(_problems(values, schema, values, ()), *of_components), MOST_PROBLEMS))
     if problems:
         told: dict[str, str] = {}
         for problem in problems:  # a key that takes its value from another of that name has the same problem: skip it
-            told.setdefault(re.sub(r"^[\w.]*\.(?=\w+=)", "", problem), problem)
+            told.setdefault(re.sub(r"^[\w.]*\.(?=\w+=)", "", problem), one_line(problem))
         raise UserError("\n".join(told.values()))
     return schema.model_validate(values)
 
@@ -57,21 +64,39 @@ def load(file: Path, schema: type[ConfigT]) -> ConfigT:
         UserError: the file is missing, is no YAML or does not pass the check.
     """
     try:
-        config = OmegaConf.load(file)
+        return check(read(file), schema)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+
+
+def read(file: Path) -> DictConfig:
+    """The config that a run's folder holds, unchecked but for what would be done by merely looking at its values.
+
+    Raises:
+        UserError: the file is missing, is no YAML or asks for what no run's config does.
+    """
+    try:
+        text = read_text(file)
+        # A few lines that repeat each other can grow beyond all memory, and a call does something.
+        repeats = text.count("${") > MOST_REFERENCES or any(isinstance(token, AliasToken) for token in yaml.scan(text))
+        calls = {name.strip() for name in re.findall(r"\$\{([^:}]*):", text)} - {"oc.env", "project_root"}
+        config = None if repeats or calls else OmegaConf.create(text)
     except FileNotFoundError as error:
         raise UserError(f"{file.parent} holds no {file.name}") from error
     except Exception as error:
         raise UserError(f"{file} cannot be read: {first_lines(error)}") from error
     if not isinstance(config, DictConfig):
-        raise UserError(f"{file} holds no config")
-    try:
-        return check(config, schema)
-    except UserError as error:
-        raise UserError(f"{file}: {error}") from error
+        what = "repeats itself" if repeats else f"calls {', '.join(sorted(calls))}" if calls else "holds no config"
+        raise UserError(f"{file} {what}: no run's config does")
+    return config
 
 
 def explain(error: Exception) -> str:
     """One line that says what is wrong with the command line or the config, and what would be right."""
+    return one_line(_explanation(error))
+
+
+def _explanation(error: Exception) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return no_such_option(str(error.missing_cfg_file), error.options)

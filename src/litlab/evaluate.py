@@ -10,13 +10,20 @@ from litlab.components import build
 from litlab.engine.hardware import use_all_cores
 from litlab.runs.checkpoint import load_weights
 from litlab.runs.run import Run
-from litlab.train import build_module, describe, make_trainer, test
+from litlab.train import build_module, make_trainer, note_device, test
 
 log = logging.getLogger(__name__)
 
 
-def evaluate(trained: schema.Train, checkpoint: Path, accelerator: str, folder: Path) -> Run:
+def evaluate(trained: schema.Train, checkpoint: Path, accelerator: str, precision: str | None, folder: Path) -> Run:
     """Test the weights of `checkpoint`, from a run whose config is `trained`; `folder` gets the record of it.
+
+    Args:
+        trained: the config.
+        checkpoint: the file.
+        accelerator: the kind of device to test on.
+        precision: the number format that the run chose by itself, if it did.
+        folder: where the record goes.
 
     Raises:
         UserError: the checkpoint is damaged or of another network, or there is no such accelerator.
@@ -31,7 +38,7 @@ def evaluate(trained: schema.Train, checkpoint: Path, accelerator: str, folder: 
         module = build_module(trained)
         load_weights(module, checkpoint)
         settings = trained.trainer.model_copy(update={"accelerator": accelerator, "devices": 1})
-        trainer = make_trainer(settings, callbacks=[], logger=[], folder=folder)
-        run.record.device = describe(trainer)
+        trainer = make_trainer(settings, [], [], folder, precision)
+        note_device(run, trainer)
         run.record.metrics.test = test(trainer, module, data)
     return run

@@ -1,11 +1,16 @@
-"""TensorBoard's files, written fast."""
+"""Loggers whose curves go on where a checkpoint was written, with no step twice and none missing."""
 
+import csv
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.summary_pb2 import Summary
+
+from litlab.runs.files import replacing
 
 
 class TensorBoard(TensorBoardLogger):
@@ -23,3 +28,73 @@ class TensorBoard(TensorBoardLogger):
         """Write the metrics at this step."""
         values = [Summary.Value(tag=name, simple_value=float(value)) for name, value in metrics.items()]
         self.experiment._get_file_writer().add_summary(Summary(value=values), step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Wait until all is on the disk; Lightning's would leave an empty hparams.yaml, too."""
+        self.experiment.flush()
+
+    def position(self) -> dict[str, int]:
+        """The sizes of the event files, in bytes."""
+        self.save()
+        return {file.name: file.stat().st_size for file in self._files()}
+
+    def rewind(self, position: Mapping[str, int]) -> None:
+        """Cut the event files to these sizes; those that came later go."""
+        for file in self._files():
+            if file.name in position:
+                os.truncate(file, min(position[file.name], file.stat().st_size))
+            else:
+                file.unlink()
+
+    def _files(self) -> list[Path]:
+        return [file for file in Path(self.log_dir).glob("events.out.tfevents.*") if not file.is_symlink()]
+
+
+class CSV(CSVLogger):
+    """Lightning's logger, but it goes on with a file that is there already."""
+
+    def __init__(self, save_dir: str | Path, name: str, version: str) -> None:
+        super().__init__(save_dir, name, version)
+        self._experiment: ExperimentWriter | None = None
+
+    @property
+    def experiment(self) -> ExperimentWriter:
+        """The writer of the file."""
+        if self._experiment is None:
+            self._experiment = _Appending(self.log_dir)
+        return self._experiment
+
+    def position(self) -> dict[str, int]:
+        """How many rows the file has."""
+        self.save()
+        return {"rows": len(_rows(self._file()))}
+
+    def rewind(self, position: Mapping[str, int]) -> None:
+        """Leave so many rows."""
+        rows = _rows(self._file())[: position.get("rows", 0)]
+        if not rows:
+            self._file().unlink(missing_ok=True)
+            return
+        with replacing(self._file()) as aside, aside.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def _file(self) -> Path:
+        return Path(self.log_dir, ExperimentWriter.NAME_METRICS_FILE)
+
+
+class _Appending(ExperimentWriter):
+    """Lightning's writer of the rows; it would delete a file that is there."""
+
+    def _check_log_dir_exists(self) -> None:
+        rows = _rows(Path(self.metrics_file_path))
+        self.metrics_keys = list(rows[0]) if rows else []
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    if not file.is_file():
+        return []
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))

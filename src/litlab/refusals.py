@@ -6,6 +6,9 @@ from typing import Any
 
 from litlab.project import CONFIGS
 
+LONGEST = 1000
+"""Characters of a line that is of use to anybody."""
+
 
 def no_such_option(file: str, options: Sequence[str] | None) -> str:
     """A choice, named by its file, that is not among the group's options."""
@@ -70,6 +73,12 @@ def as_override(value: Any) -> str:
     return str(value)
 
 
+def one_line(message: str) -> str:
+    """A message that may quote anything: nothing in it breaks the line or moves the cursor, and it has an end."""
+    start = message[:LONGEST] + "…" if len(message) > LONGEST else message
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in start)
+
+
 def first_lines(error: Exception) -> str:
     """What an error says at first, in one line."""
-    return ": ".join(line.strip() for line in str(error).strip().splitlines()[:2]) or type(error).__name__
+    return one_line(": ".join(line.strip() for line in str(error).strip().splitlines()[:2])) or type(error).__name__

@@ -37,6 +37,16 @@ def _absolute(path: str) -> str:
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 """A path that means the same when the run is read from another folder."""
 
+
+def _inner(path: str) -> str:
+    if Path(path).is_absolute() or ".." in Path(path).parts or set(path) & {"$", "~"}:
+        raise PydanticCustomError("inner_path", "Input should be a path inside the run's folder")
+    return path
+
+
+InnerPath = Annotated[str, AfterValidator(_inner)]
+"""A path inside the run's folder."""
+
 Component = dict[str, Any]
 """A node with a `_target_`: the class to build and its arguments, checked by `litlab.components`."""
 
@@ -65,6 +75,19 @@ class Checkpoint(Settings):
     """Validation metric whose best value marks the best weights; null where there is no validation."""
     mode: Literal["min", "max"]
     """Whether the best value is the smallest or the largest."""
+    every_n_steps: PositiveInt | None
+    """Optimizer steps after which the state of the training is saved, so that no more can be lost; null for none."""
+    every_minutes: PositiveFloat | None
+    """Minutes after which it is saved; null for none. It always is before a validation and at the end of an epoch."""
+
+
+class Resume(Settings):
+    """Going on with a run that was stopped."""
+
+    run: str | int | None
+    """The run's folder, or `last` for the newest unfinished one; null starts a new run. `resume=…` is short for it."""
+    force: bool
+    """Whether the run may go on with other settings than it began with."""
 
 
 class Trainer(Settings):
@@ -108,6 +131,8 @@ class Trainer(Settings):
     """Whether only deterministic algorithms may run; the CPU needs no such rule."""
     detect_anomaly: bool
     """Whether autograd looks for the operation that made a NaN; slow."""
+    on_nan: Literal["stop", "skip"]
+    """What a loss that is no number does: stop the training, or drop the batch."""
     profiler: Literal["simple", "advanced"] | None
     """Lightning profiler whose report is written into the run's folder when training ends."""
 
@@ -132,7 +157,9 @@ class Train(Settings):
     test: bool
     """Whether the best weights are tested at the end."""
     checkpoint: Checkpoint
-    """Which weights are kept."""
+    """Which weights are kept, and how often the state of the training is."""
+    resume: Resume
+    """Which run goes on instead of a new one."""
     paths: Paths
     """Where things are."""
     data: Component
@@ -146,7 +173,7 @@ class Train(Settings):
     scheduler: Component | None
     """The learning-rate schedule; it is also given the optimizer and the number of steps. Empty for none."""
     trainer: Trainer
-    """Lightning's Trainer, and how many steps it does at once."""
+    """Lightning's Trainer, and how it does its steps."""
     callbacks: dict[str, Component]
     """Lightning callbacks besides those that every run has, each under a name of its own."""
     logger: dict[str, Component]
@@ -166,6 +193,15 @@ class Evaluate(Settings):
     """Folder of the run, a checkpoint in it, or `last` for the newest run; a multirun's folders are numbers."""
     accelerator: Literal["auto", "cpu", "gpu", "mps"] | None
     """Kind of device; null for the one of the training."""
+    paths: Paths
+    """Where things are."""
+
+
+class Reproduce(Settings):
+    """Everything that `reproduce` can be told."""
+
+    run: str | int
+    """Folder of the run, or `last` for the newest."""
     paths: Paths
     """Where things are."""
 
@@ -230,16 +266,16 @@ class Affine(Settings):
     """Largest sideways shift of a row, either way, as a share of its height above the middle."""
 
 
-class CSVLogger(Settings):
-    """Settings of lightning.pytorch.loggers.CSVLogger; it writes into the run's folder."""
+class CSV(Settings):
+    """Settings of litlab.loggers.CSV; it writes into the run's folder."""
 
-    name: str
+    name: InnerPath
     """Folder in the run's folder; empty for none."""
-    version: str
+    version: InnerPath
     """Folder in that folder."""
 
 
-class TensorBoard(CSVLogger):
+class TensorBoard(CSV):
     """Settings of litlab.loggers.TensorBoard; it writes into the run's folder."""
 
     default_hp_metric: bool

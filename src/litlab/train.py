@@ -1,7 +1,10 @@
 """Training: from a config to a run."""
 
+import errno
 import logging
+import os
 import platform
+import signal
 import sys
 import traceback
 import warnings
@@ -15,21 +18,26 @@ import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from litlab import schema
+from litlab.callbacks.checkpoints import Checkpoints, Rewindable, numbers, place_of
 from litlab.callbacks.epoch_lines import EpochLines
-from litlab.callbacks.record import RecordRun, numbers
+from litlab.callbacks.record import RecordRun
 from litlab.callbacks.throughput import Throughput
 from litlab.components import build
 from litlab.engine.hardware import best_precision, use_all_cores
 from litlab.engine.metrics import StepMetrics
 from litlab.engine.steps import execute_steps
-from litlab.errors import UserError
-from litlab.runs.checkpoint import load_weights
-from litlab.runs.run import CheckpointName, Run
+from litlab.errors import TrainingError, UserError
+from litlab.interruption import Interrupted
+from litlab.refusals import first_lines
+from litlab.runs.checkpoint import WholeFiles, load_weights, read_resumable
+from litlab.runs.files import write_text
+from litlab.runs.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -43,39 +51,75 @@ warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", category
 warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
 
 
-def train(config: schema.Train, folder: Path) -> Run:
+def train(config: schema.Train, folder: Path, resuming: bool = False, changed: str | None = None) -> Run:
     """Train as `config` says, test the best weights, and leave everything in `folder`, which exists.
 
+    Args:
+        config: what to do.
+        folder: where to leave the results.
+        resuming: whether to go on with the run in `folder`, from its last checkpoint; it may have none yet.
+        changed: config.yaml of a run that goes on, written once it does.
+
     Raises:
-        UserError: the config asks for what cannot be had, such as a GPU or a metric that nothing logs.
+        UserError: the config asks for what cannot be had, such as a GPU or a metric that nothing logs; the checkpoint
+            is not one of this run; the folder cannot be written.
+        TrainingError: the loss became infinite or no number.
+        Interrupted: a signal asked to stop.
     """
-    run = Run.create(folder, config.seed)
-    with run.tracked():
+    run = Run.reopen(folder) if resuming else Run.create(folder, config.seed)
+    with run.tracked(), _failing_with_a_hint(run):
         use_all_cores()
         seed_everything(config.seed, workers=True, verbose=False)  # before anything is built
         data: LightningDataModule = build(config.data)
         module = build_module(config)
-        throughput = Throughput()
-        keep = checkpoints(config.checkpoint, folder)
-        own = [throughput, RecordRun(run, keep.get("best"), throughput), progress(), *keep.values()]
-        metrics = StepMetrics()  # the first, so that the others find what it gathers
-        trainer = make_trainer(
-            config.trainer,
-            callbacks=[metrics, *map(build, config.callbacks.values()), *own],
-            logger=[build(node, save_dir=folder) for node in config.logger.values()],
-            folder=folder,
-        )
-        execute_steps(trainer, config.trainer.steps_per_execution, metrics)
-        run.record.device = describe(trainer)
-        run.save()
-        log.info("training on %s", run.record.device)
-        with _refusals_are_the_users():
-            trainer.fit(module, datamodule=data)
+        trainer, checkpoints = set_up(config, run)
+        saved = run.last_checkpoint if resuming and run.has_saved() else None
+        with _refusals_are_the_users(), _refusing_to_restore(saved, checkpoints):
+            if resuming:
+                take_up(run, trainer.loggers, read_resumable(saved, module) if saved else None)
+            if changed is not None:
+                write_text(folder / "config.yaml", changed)
+            run.save()
+            log.info("training on %s", run.record.device)
+            trainer.fit(module, datamodule=data, ckpt_path=saved)
         if config.test:
             load_weights(module, run.best_checkpoint())
             run.record.metrics.test = test(trainer, module, data)
         log.info("results: %s\ncurves:  tensorboard --logdir %s", folder, folder)
     return run
+
+
+def set_up(config: schema.Train, run: Run) -> tuple[Trainer, Checkpoints]:
+    """Lightning's Trainer with all that a run has, and that of its callbacks which saves the state."""
+    metrics = StepMetrics(config.trainer.on_nan == "skip")  # the first, so that the others find what it gathers
+    throughput, checkpoints = Throughput(), Checkpoints(run, config, metrics)
+    own = [throughput, RecordRun(run, throughput, metrics), progress(), checkpoints]
+    trainer = make_trainer(
+        config.trainer,
+        callbacks=[metrics, *map(build, config.callbacks.values()), *own],
+        logger=[build(node, save_dir=run.folder) for node in config.logger.values()],
+        folder=run.folder,
+        precision=run.record.precision,
+    )
+    execute_steps(trainer, config.trainer.steps_per_execution, metrics, checkpoints)
+    note_device(run, trainer)
+    run.record.settings = config.model_dump(exclude={"resume"})
+    return trainer, checkpoints
+
+
+def take_up(run: Run, loggers: list[Logger], checkpoint: dict[str, Any] | None) -> None:
+    """Go back to where the checkpoint was written; without one, to the beginning."""
+    step, positions = 0, None
+    if checkpoint is not None:
+        step, positions = checkpoint["global_step"], checkpoint["callbacks"][Checkpoints.__qualname__]["loggers"]
+        if not checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["after_step"]:
+            raise ValueError("it was not written between two steps")
+    run.go_on(step)
+    for logger in loggers:
+        if isinstance(logger, Rewindable):
+            place = place_of(logger, run.folder)
+            if positions is None or place in positions:
+                logger.rewind(positions[place] if positions else {})
 
 
 def build_module(config: schema.Train) -> LightningModule:
@@ -89,11 +133,20 @@ def build_module(config: schema.Train) -> LightningModule:
     return module
 
 
-def make_trainer(config: schema.Trainer, callbacks: list[Callback], logger: list[Logger], folder: Path) -> Trainer:
-    """Lightning's Trainer; it draws and prints nothing of its own but a progress bar among the `callbacks`."""
-    settings = config.model_dump(exclude={"steps_per_execution"})
+def make_trainer(
+    config: schema.Trainer,
+    callbacks: list[Callback],
+    logger: list[Logger],
+    folder: Path,
+    precision: str | None = None,
+) -> Trainer:
+    """Lightning's Trainer; it draws and prints nothing of its own but a progress bar among the `callbacks`.
+
+    Where the config leaves the choice, `precision` is the number format that was chosen before.
+    """
+    settings = config.model_dump(exclude={"steps_per_execution", "on_nan"})
     if config.precision == "auto":
-        settings["precision"] = best_precision(config.accelerator)
+        settings["precision"] = precision or best_precision(config.accelerator)
     if config.profiler:
         settings["profiler"] = PROFILERS[config.profiler](dirpath=folder, filename="profile")
     with _refusals_are_the_users():
@@ -101,6 +154,7 @@ def make_trainer(config: schema.Trainer, callbacks: list[Callback], logger: list
             **settings,
             callbacks=callbacks,
             logger=logger,
+            plugins=WholeFiles(folder),
             default_root_dir=folder,
             enable_model_summary=False,
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
@@ -129,14 +183,47 @@ def describe(trainer: Trainer) -> str:
     return f"{device} ({name}, {trainer.precision})"
 
 
-def checkpoints(config: schema.Checkpoint, folder: Path) -> dict[CheckpointName, ModelCheckpoint]:
-    """Lightning's callbacks that keep the last weights and, where a metric is monitored, the best ones."""
-    keep = partial(ModelCheckpoint, dirpath=folder / "checkpoints", enable_version_counter=False)
-    kept: dict[CheckpointName, ModelCheckpoint] = {"last": keep(filename="last", save_on_train_epoch_end=True)}
-    if config.monitor is not None:
-        # When a validation ends, and only then, is there a metric to compare.
-        kept["best"] = keep(filename="best", save_on_train_epoch_end=False, monitor=config.monitor, mode=config.mode)
-    return kept
+def note_device(run: Run, trainer: Trainer) -> None:
+    """Record what the run is computed on; if that has changed since the run began, say so."""
+    device, before = describe(trainer), run.record.device
+    if before and device != before:
+        log.warning("this run began on %s and goes on on %s: it will not be exact to the bit", before, device)
+    run.record.device = device
+    run.record.precision = trainer.precision  # type: ignore[assignment]  # the config allows no others
+
+
+@contextmanager
+def _refusing_to_restore(file: Path | None, checkpoints: Checkpoints) -> Iterator[None]:
+    """Whatever fails between reading a checkpoint and the first step is the checkpoint's fault."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, MemoryError) as error:
+        if file is None or checkpoints.begun:
+            raise
+        raise UserError(f"{file} is not of this run, or damaged: {first_lines(error)}") from error
+
+
+@contextmanager
+def _failing_with_a_hint(run: Run) -> Iterator[None]:
+    """What ends the training early is told with the way to go on."""
+    try:
+        try:
+            yield
+        except SIGTERMException as error:  # Lightning has noticed the signal first
+            raise Interrupted(signal.SIGTERM) from error
+    except Interrupted as error:
+        log.info("stopped by %s; to go on: %s", error, run.resume_command)
+        raise
+    except TrainingError as error:
+        kept = f"the last good checkpoint is {run.last_checkpoint}" if run.last_checkpoint.exists() else "none was kept"
+        hint = "try a lower optimizer.lr, trainer.gradient_clip_val, or trainer.on_nan=skip"
+        raise TrainingError(f"{error}; {kept}; {hint}") from error
+    except OSError as error:
+        in_folder = os.fsdecode(error.filename or "").startswith(str(run.folder))
+        if not in_folder and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        hint = f"what was saved before is whole; once there is room, go on with: {run.resume_command}"
+        raise UserError(f"{run.folder} cannot be written: {error.strerror}; {hint}") from error
 
 
 @contextmanager

@@ -65,7 +65,7 @@ CLASSES = [
     "digits.convnet.ConvNet",
     "digits.mnist.MNISTDataModule",
     "digits.tutorial.RunningTestAccuracy",
-    "lightning.pytorch.loggers.CSVLogger",
+    "litlab.loggers.CSV",
     "litlab.loggers.TensorBoard",
     "litlab.callbacks.ema.EMA",
     "litlab.data.augment.Affine",

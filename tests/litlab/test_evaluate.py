@@ -37,7 +37,7 @@ def test_what_is_no_run_is_named(command, trained, tmp_path):
     answers = {
         "run=nowhere": "evaluate: run=nowhere: there is no such file or folder\n",
         "run=empty": "evaluate: run=empty: no run's folder, it holds no run.json\n",
-        "run=last": f"evaluate: there is no run in {tmp_path}/logs/train yet\n",
+        "run=last": f"evaluate: there is no run in {tmp_path}/logs/train\n",
     }
     for override, answer in answers.items():
         done = command("evaluate", override)

@@ -253,7 +253,7 @@ def test_other_loggers(tmp_path):
     assert len(rows) > 20
     (tmp_path / "none").mkdir()
     train(settings(*SHORT, "logger=none", "test=false"), tmp_path / "none")
-    assert {path.name for path in (tmp_path / "none").iterdir()} == {"run.json", "checkpoints"}
+    assert {path.name for path in (tmp_path / "none").iterdir()} == {"run.json", ".lock", "checkpoints"}
 
 
 def test_a_multirun_gives_each_job_a_folder(command, tmp_path):

@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
+from torch.optim import Optimizer
 
 
 class EMA(WeightAveraging):
@@ -39,11 +40,14 @@ class EMA(WeightAveraging):
         count = averaged.n_averaged
 
         @torch.no_grad()
-        def update(*_: Any) -> None:
-            share = (9 / (10 + count)).clamp(min=1 - self.decay)
+        def update(optimizer: Optimizer, *_: Any) -> None:
+            if all(weight.grad is None for group in optimizer.param_groups for weight in group["params"]):
+                return  # of a batch that was dropped
+            dropped = getattr(optimizer, "found_inf", 0)  # … on the device, by litlab.engine.nonfinite
+            share = (9 / (10 + count)).clamp(min=1 - self.decay) * (1 - dropped)
             for own, new in zip(_state(averaged.module), _state(pl_module), strict=True):
                 own.lerp_(new, share.to(own.dtype)) if own.is_floating_point() else own.copy_(new)
-            count.add_(1)
+            count.add_(1 - dropped if isinstance(dropped, int) else (1 - dropped).to(count.dtype))
 
         trainer.optimizers[0].register_step_post_hook(update)
 

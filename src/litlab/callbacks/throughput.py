@@ -1,6 +1,7 @@
 """How fast the training goes."""
 
 import time
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -22,6 +23,26 @@ class Throughput(Callback):
     def images_per_second(self) -> float | None:
         """Mean over the finished epochs; None before the first."""
         return self.images / self.seconds if self.seconds else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Images and seconds of the finished epochs, and where this one stands."""
+        running = 0.0 if self._since is None else time.perf_counter() - self._since
+        return {
+            "images": self.images,
+            "seconds": self.seconds,
+            "images_before": self._images_before,
+            "epoch_seconds": self._epoch_seconds + running,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The reverse."""
+        self.images, self.seconds = state_dict["images"], state_dict["seconds"]
+        self._images_before, self._epoch_seconds = state_dict["images_before"], state_dict["epoch_seconds"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock, if the training goes on in the middle of an epoch."""
+        if self._epoch_seconds:
+            self._go(pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""

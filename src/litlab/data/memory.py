@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from litlab.data.order import EpochSampler, Resumable
+from litlab.errors import UserError
 
 
 class InMemoryLoader(Resumable):
@@ -15,6 +16,9 @@ class InMemoryLoader(Resumable):
         batch_size: examples in a batch; the last batch of an epoch has what is left.
         sampler: the order of the examples; None keeps theirs.
         indices: the examples to take, int64; None takes all.
+
+    Raises:
+        UserError: the parts are of different lengths.
     """
 
     batch_sampler = None  # as in a DataLoader without one; Lightning looks here before it looks at `sampler`
@@ -22,6 +26,9 @@ class InMemoryLoader(Resumable):
     def __init__(
         self, *tensors: Tensor, batch_size: int, sampler: EpochSampler | None = None, indices: Tensor | None = None
     ) -> None:
+        lengths = [len(tensor) for tensor in tensors]
+        if len(set(lengths)) > 1:
+            raise UserError(f"the parts of the examples are of different lengths: {', '.join(map(str, lengths))}")
         self.tensors = tensors
         self.batch_size: int = batch_size
         self.indices = indices

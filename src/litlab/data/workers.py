@@ -7,10 +7,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from litlab.data.order import EpochSampler, Resumable
+from litlab.interruption import stop
 
 
 class WorkersLoader(Resumable, DataLoader[Any]):
     """PyTorch's DataLoader, made to go on in the middle of an epoch.
+
+    What a dataset itself draws at random in the worker processes is drawn anew then; augment batches instead, on the
+    device.
 
     Args:
         dataset: the examples.
@@ -39,4 +43,8 @@ class WorkersLoader(Resumable, DataLoader[Any]):
         )
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        return self.resumed(super().__iter__)
+        return self.resumed(self._read)
+
+    def _read(self) -> Iterator[Any]:
+        with stop.starting_processes():
+            return super().__iter__()

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
 from litlab.engine.metrics import Gathered, StepMetrics
+from litlab.engine.nonfinite import drops_on_device
 from litlab.engine.optimization import Batch, DirectOptimization
 
 log = logging.getLogger(__name__)
@@ -120,8 +121,14 @@ class GraphedOptimization(DirectOptimization):
             CudaGraph.obstacle(self.trainer.strategy.root_device)
             or self.detour
             or self.metrics.obstacle
+            or self._waits(optimizer)
             or (f"a batch holds a {type(unknown[0]).__name__}" if unknown else None)
         )
+
+    def _waits(self, optimizer: Optimizer) -> str | None:
+        if self.metrics.skips and not drops_on_device(self.trainer.lightning_module, optimizer):
+            return "trainer.on_nan=skip needs optimizer.fused=true for that"
+        return None
 
     def _give_up(self, reason: str) -> None:
         log.info("no CUDA graph: %s", reason)

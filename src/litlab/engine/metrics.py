@@ -1,17 +1,31 @@
 """What a module logs at each step, gathered without waiting for the device at each step."""
 
+import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from numbers import Number
+from operator import add
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torchmetrics import Metric
+
+from litlab.errors import TrainingError, UserError
+
+log = logging.getLogger(__name__)
+
+LOSS = ""
+"""The name under which the loss itself travels with the values that the step has logged."""
+
+REDUCTIONS: dict[str, Callable[[float, float], float]] = {"mean": add, "sum": add, "max": max, "min": min}
+"""How the values of an epoch become one, by Lightning's names; for the mean the sum is divided at the end."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +37,7 @@ class Place:
     logger: bool = True
     prog_bar: bool = False
     suffixes: bool = False
+    reduction: str = "mean"
 
     def name(self, name: str, suffix: str) -> str:
         """Lightning's name of the curve; it tells the curve of the steps from that of the epochs if there are both."""
@@ -83,19 +98,59 @@ class StepMetrics(Callback):
 
     While a step runs, `self.log` only keeps the value. What Lightning shows in the progress bar and offers to other
     callbacks are the newest values that have arrived; at the end of an epoch, and always on a CPU, the last step's.
+    The loss comes along, so that one that is no number is noticed without waiting for the device.
+
+    Args:
+        skips: whether batches with such a loss are dropped; otherwise they end the training.
 
     Attributes:
         obstacle: why what the module logs cannot be part of a CUDA graph, once it has logged such a thing.
+        skipped: how many batches were dropped.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, skips: bool = False) -> None:
+        self.skips = skips
+        self.skipped = 0
         self.obstacle: str | None = None
         self._logged: dict[str, Tensor | float] = {}
         self._weights: dict[str, int] = {}
         self._places: dict[str, Place] = {"learning_rate": Place()}
         self._steps: list[Step] = []
         self._transfers: deque[Transfer] = deque()
-        self._sums: dict[str, tuple[float, int]] = {}
+        self._epoch: dict[str, tuple[float, int]] = {}
+        self._metrics: dict[str, tuple[str, Metric]] = {}
+        self._restored: dict[str, dict[str, Any]] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the epoch's steps have come to so far."""
+        return {
+            "skipped": self.skipped,
+            "places": {name: asdict(place) for name, place in self._places.items()},
+            "epoch": {name: list(total) for name, total in self._epoch.items()},
+            "metrics": {
+                name: {"path": path, "state": metric.metric_state, "updates": metric._update_count}
+                for name, (path, metric) in self._metrics.items()
+            },
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The reverse; the module's metrics get theirs when the training starts."""
+        self.skipped = state_dict["skipped"]
+        self._places = {name: Place(**place) for name, place in state_dict["places"].items()}
+        self._epoch = {name: (value, weight) for name, (value, weight) in state_dict["epoch"].items()}
+        self._restored = state_dict["metrics"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the module's metrics the state that a checkpoint has of them."""
+        for name, kept in self._restored.items():
+            metric = pl_module.get_submodule(kept["path"])
+            if not isinstance(metric, Metric) or kept["state"].keys() != metric.metric_state.keys():
+                raise UserError(f"the checkpoint is of another module: {kept['path']} is not its metric")
+            for key, value in kept["state"].items():
+                setattr(metric, key, apply_to_collection(value, Tensor, Tensor.to, device=pl_module.device))
+            metric._update_count = kept["updates"]
+            self._metrics[name] = kept["path"], metric
+        self._restored = {}
 
     @contextmanager
     def collecting(self, module: LightningModule) -> Iterator[None]:
@@ -109,9 +164,11 @@ class StepMetrics(Callback):
         finally:
             del module.log
 
-    def gather(self) -> Gathered:
-        """What the step has logged."""
+    def gather(self, loss: Tensor | None) -> Gathered:
+        """What the step has logged, and its loss, if it has one."""
         logged, self._logged = self._logged, {}
+        if loss is not None:
+            logged[LOSS] = loss
         tensors = {name: value for name, value in logged.items() if isinstance(value, Tensor)}
         values = torch.stack([value.float().squeeze() for value in tensors.values()]) if tensors else torch.empty(0)
         numbers = {name: value for name, value in logged.items() if not isinstance(value, Tensor)}
@@ -128,32 +185,63 @@ class StepMetrics(Callback):
     ) -> None:
         """Send the execution's steps off and write those that have arrived; at the end, all."""
         ends = trainer.fit_loop.epoch_loop._is_training_done or trainer.should_stop
-        newest = self._write(trainer, wait=ends)
-        for name, value in newest.items():
+        for name, value in self.write(trainer, wait=ends).items():
             place = self._places[name]
             if place.on_step:  # a tensor on the CPU, so that Lightning need not wait for a copy on the device
                 shown = torch.tensor(value)
                 pl_module.log(place.name(name, "step"), shown, prog_bar=place.prog_bar, logger=False, batch_size=1)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what there is: a checkpoint may be made now."""
-        self._write(trainer, wait=True)
-
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Hand Lightning the means over the epoch."""
-        self._write(trainer, wait=True)
-        for name, (total, weight) in self._sums.items():
+        """Hand Lightning what the steps of the epoch have come to."""
+        self.write(trainer)
+        for name, (total, weight) in self._epoch.items():
             place = self._places[name]
-            mean = torch.tensor(total / weight)
-            pl_module.log(place.name(name, "epoch"), mean, prog_bar=place.prog_bar, logger=place.logger, batch_size=1)
-            if place.suffixes:  # what a callback monitors has no suffix
-                pl_module.log(name, mean, logger=False, batch_size=1)
-        self._sums = {}
+            value = torch.tensor(total / weight if place.reduction == "mean" else total)
+            self._log_epoch(pl_module, name, value)
+        for name, (_, metric) in self._metrics.items():
+            if self._places[name].on_epoch:
+                self._log_epoch(pl_module, name, metric)
+            else:
+                metric.reset()
+        self._epoch, self._metrics = {}, {}
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write what there is: it shows what led there."""
-        with suppress(RuntimeError):  # of a device that has failed; its first error counts
-            self._write(trainer, wait=True)
+        with suppress(RuntimeError, OSError, TrainingError):  # of a device or a disk, say; the first error counts
+            self.write(trainer)
+
+    def write(self, trainer: Trainer, wait: bool = True) -> dict[str, float]:
+        """Write the steps that have arrived, or all of them and to the disk; the newest one's values.
+
+        Raises:
+            TrainingError: the loss of one is no number.
+        """
+        if self._steps:
+            self._transfers.append(Transfer(self._steps))
+            self._steps = []
+        newest: dict[str, float] = {}
+        while self._transfers and (wait or self._transfers[0].done()):
+            for step, values in self._transfers.popleft().read():
+                if self._has_finite_loss(step, values):
+                    self._write_step(trainer, step, values)
+                    newest = values
+        if newest and wait:  # to save means to wait for the disk
+            for logger in trainer.loggers:
+                logger.save()
+        return newest
+
+    def _has_finite_loss(self, step: Step, values: dict[str, float]) -> bool:
+        loss = values.pop(LOSS, 0.0)
+        if math.isfinite(loss):
+            return True
+        if not self.skips:
+            self._transfers.clear()  # nothing that came after it means anything
+            rate = values["learning_rate"]
+            raise TrainingError(f"the loss became {loss} at step {step.index}, with a learning rate of {rate:g}")
+        if self.skipped == 0:
+            log.warning("the loss became %s at step %d: such batches are dropped and counted", loss, step.index)
+        self.skipped += 1
+        return False
 
     def _log(
         self,
@@ -168,58 +256,61 @@ class StepMetrics(Callback):
         **others: Any,
     ) -> None:
         """What `self.log` does while a step runs; takes what Lightning's own takes."""
-        if not isinstance(value, (Metric, Number)) and not (isinstance(value, Tensor) and value.numel() == 1):
+        reduction = others.get("reduce_fx", "mean")
+        reduction = reduction if isinstance(reduction, str) else reduction.__name__  # torch.max is as good as "max"
+        is_number = isinstance(value, Number) or (isinstance(value, Tensor) and value.numel() == 1)
+        path = _path(value, module) if isinstance(value, Metric) else None
+        if reduction not in REDUCTIONS or not (is_number or path):
             lightnings(name, value, prog_bar, logger, on_step, on_epoch, **others)  # it says what is wrong with that
             return
-        place = Place(
+        self._places[name] = Place(
             on_step=on_step is not False,
             on_epoch=bool(on_epoch),
             logger=logger is not False,
             prog_bar=prog_bar,
             suffixes=on_step is not False and bool(on_epoch),
+            reduction=reduction,
         )
-        is_mean = others.get("reduce_fx", "mean") in ("mean", torch.mean) and not others.get("sync_dist")
-        if isinstance(value, Metric) or (place.on_epoch and not is_mean):
-            # Lightning accumulates these, and resets them when the epoch ends, even if nobody asked for its value.
+        if isinstance(value, Metric):
             self.obstacle = f"{name} is accumulated over the epoch by Python code"
-            shown = logger if place.on_epoch else False
-            epoch_name = place.name(name, "epoch")
-            lightnings(epoch_name, value, prog_bar=prog_bar, logger=shown, on_step=False, on_epoch=True, **others)
-            place = replace(place, on_epoch=False)
-            value = value._forward_cache if isinstance(value, Metric) else value
+            self._metrics[name] = str(path), value
+            value = value._forward_cache  # the batch's own
         if isinstance(value, Tensor) and value.device == module.device:
             self._logged[name] = value.detach().clone()  # what it is now, not after the step
         elif value is not None:
             self._logged[name] = float(value)
             self.obstacle = f"{name} is logged as a number that Python knows, which a graph would not change"
-        self._places[name] = place
         if others.get("batch_size"):
             self._weights[name] = others["batch_size"]
 
-    def _write(self, trainer: Trainer, wait: bool) -> dict[str, float]:
-        """Write the steps that have arrived, or all of them; the newest one's values."""
-        if self._steps:
-            self._transfers.append(Transfer(self._steps))
-            self._steps = []
-        newest: dict[str, float] = {}
-        while self._transfers and (wait or self._transfers[0].done()):
-            for step, newest in self._transfers.popleft().read():
-                self._write_step(trainer, step, newest)
-        if newest and wait:  # to save means to wait for the disk
-            for logger in trainer.loggers:
-                logger.save()
-        return newest
+    def _log_epoch(self, module: LightningModule, name: str, value: Tensor | Metric) -> None:
+        place = self._places[name]
+        module.log(place.name(name, "epoch"), value, prog_bar=place.prog_bar, logger=place.logger, batch_size=1)
+        if place.suffixes:  # what a callback monitors has no suffix
+            module.log(name, value, logger=False, batch_size=1)
 
     def _write_step(self, trainer: Trainer, step: Step, values: dict[str, float]) -> None:
         curves: dict[str, float] = {"epoch": trainer.current_epoch}
         for name, value in values.items():
             place = self._places[name]
-            if place.on_epoch:
-                total, weight = self._sums.get(name, (0.0, 0))
-                count = step.gathered.weights.get(name, step.batch_size)
-                self._sums[name] = (total + value * count, weight + count)
+            if place.on_epoch and name not in self._metrics:
+                self._accumulate(name, value, step.gathered.weights.get(name, step.batch_size))
             if place.on_step and place.logger:
                 curves[place.name(name, "step")] = value
         if step.stepped and (step.index + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             for logger in trainer.loggers:
                 logger.log_metrics(curves, step=step.index)
+
+    def _accumulate(self, name: str, value: float, weight: int) -> None:
+        """Add a step's value to those of its epoch."""
+        reduction = self._places[name].reduction
+        value = value * weight if reduction == "mean" else value
+        if name in self._epoch:
+            before, weight_before = self._epoch[name]
+            value, weight = REDUCTIONS[reduction](before, value), weight_before + weight
+        self._epoch[name] = value, weight
+
+
+def _path(metric: Metric, module: LightningModule) -> str | None:
+    """Where in the module the metric is."""
+    return next((path for path, part in module.named_modules() if part is metric), None)

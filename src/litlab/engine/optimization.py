@@ -1,6 +1,8 @@
 """What is done with one batch: forward, backward, optimizer step."""
 
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 from inspect import Parameter, signature
 from typing import Any
 
@@ -10,12 +12,16 @@ from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
 from torch.optim import Optimizer
 
 from litlab.engine.metrics import Gathered, StepMetrics
+from litlab.engine.nonfinite import Dropping
 
 Batch = OrderedDict[str, Any]
 """The arguments of `training_step`."""
+
+Backward = Callable[[Tensor], None]
 
 HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
 """What Lightning calls in the middle of a step; a module may also take over the parts themselves."""
@@ -41,8 +47,21 @@ class LoggedOptimization(_AutomaticOptimization):
     def execute(self, optimizer: Optimizer, batch_idx: int, kwargs: Batch) -> tuple[dict[str, Any], Gathered]:
         """Do the step; its outputs, and what the module has logged."""
         with self.metrics.collecting(self.trainer.lightning_module):
-            outputs = super().run(optimizer, batch_idx, kwargs)
-        return outputs, self.metrics.gather()
+            outputs: dict[str, Any] = super().run(optimizer, batch_idx, kwargs)
+        return outputs, self.metrics.gather(outputs.get("loss"))
+
+    def backward_of(self, optimizer: Optimizer, backward: Backward) -> Backward:
+        """What computes the gradients of the batch that comes next: `backward`, unless the batch is to be dropped."""
+        scales = getattr(self.trainer.precision_plugin, "scaler", None)  # it drops such steps itself
+        if not self.metrics.skips or scales:
+            return backward
+        accumulates = self.trainer.accumulate_grad_batches > 1
+        dropping = Dropping(self.trainer.lightning_module, optimizer, accumulates)
+        return partial(dropping.backward, backward=backward)
+
+    def _make_backward_fn(self, optimizer: Optimizer) -> Backward | None:
+        backward = super()._make_backward_fn(optimizer)
+        return self.backward_of(optimizer, backward) if backward else None
 
 
 class DirectOptimization(LoggedOptimization):
@@ -65,6 +84,7 @@ class DirectOptimization(LoggedOptimization):
         trainer, module = self.trainer, self.trainer.lightning_module
         progress = self.optim_progress.optimizer.step
         progress.increment_ready()
+        backward = self.backward_of(optimizer, module.backward)
         with self.metrics.collecting(module):
             module._current_fx_name = "training_step"  # where `self.log` is called from
             with trainer.precision_plugin.train_step_context():
@@ -73,13 +93,13 @@ class DirectOptimization(LoggedOptimization):
             result = self.output_result_cls.from_training_step_output(output, 1)
             optimizer.zero_grad()
             if result.closure_loss is not None:
-                module.backward(result.closure_loss)
+                backward(result.closure_loss)
             if self.clips:
                 limit, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
                 module.configure_gradient_clipping(optimizer, limit, algorithm)
             optimizer.step()
         progress.increment_completed()
-        return result.asdict() if result.closure_loss is not None else {}, self.metrics.gather()
+        return result.asdict() if result.closure_loss is not None else {}, self.metrics.gather(result.loss)
 
 
 def _detour(trainer: Trainer) -> str | None:

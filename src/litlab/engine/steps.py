@@ -10,13 +10,14 @@ import logging
 import math
 from collections import OrderedDict
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loops.fetchers import _DataFetcher, _DataLoaderIterDataFetcher
+from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.data import extract_batch_size
@@ -27,32 +28,82 @@ from torch import Tensor
 from litlab.engine.graph import GraphedOptimization
 from litlab.engine.metrics import StepMetrics
 from litlab.engine.optimization import DirectOptimization, LoggedOptimization
+from litlab.engine.random_state import random_state, set_random_state
+from litlab.interruption import stop
 
 log = logging.getLogger(__name__)
 
 
-def execute_steps(trainer: Trainer, steps_per_execution: int, metrics: StepMetrics) -> None:
+class Checkpoints(Protocol):
+    """Who saves the state of the training; see litlab.callbacks.checkpoints."""
+
+    def steps_until_due(self, step: int) -> float:
+        """Steps until the state is to be saved; infinite if that does not go by steps."""
+
+    def after_step(self, trainer: Trainer, anyway: bool) -> None:
+        """Called between two steps; saves the state if it is time, or `anyway`."""
+
+
+def execute_steps(
+    trainer: Trainer, steps_per_execution: int, metrics: StepMetrics, checkpoints: Checkpoints | None = None
+) -> None:
     """Make `trainer` execute that many steps at a time and log them through `metrics`, one of its callbacks.
 
     The hooks of a batch, such as `on_train_batch_end`, are then called for the last batch of an execution. With 1, the
-    loop is Lightning's own; with more, a step is captured as a CUDA graph where that is possible.
+    loop is Lightning's own; with more, a step is captured as a CUDA graph where that is possible. From what
+    `checkpoints`, another of its callbacks, has saved, the training goes on exactly.
     """
-    trainer.fit_loop.epoch_loop = ExecutionLoop(trainer, steps_per_execution, metrics)
+    loop = EpochsLoop(trainer, trainer.min_epochs, trainer.max_epochs)
+    loop.epoch_loop = ExecutionLoop(trainer, steps_per_execution, metrics, checkpoints)
+    trainer.fit_loop = loop
+
+
+class EpochsLoop(_FitLoop):
+    """Lightning's loop over the epochs; what follows the step that a checkpoint was saved after is never left out."""
+
+    @property
+    def done(self) -> bool:
+        """Whether to leave the loop, such as when all steps are done."""
+        return not self.epoch_loop.resumes_after_step and super().done
+
+    def on_advance_end(self) -> None:
+        """Lightning's, which would leave schedules that look at a metric as they are after resuming."""
+        self._restarting = False  # not by the property, which takes other loops along
+        super().on_advance_end()
 
 
 class ExecutionLoop(_TrainingEpochLoop):
     """Lightning's loop over an epoch, several steps a turn.
 
     Attributes:
-        examples: how many examples were trained on since this loop was made.
+        examples: how many examples were trained on.
+        resumes_after_step: whether this training goes on after a step, with all that follows it still to be done.
     """
 
-    def __init__(self, trainer: Trainer, steps_per_execution: int, metrics: StepMetrics) -> None:
+    def __init__(
+        self, trainer: Trainer, steps_per_execution: int, metrics: StepMetrics, checkpoints: Checkpoints | None
+    ) -> None:
         super().__init__(trainer, trainer.min_steps, trainer.max_steps)
         self.steps_per_execution = steps_per_execution
         optimization = LoggedOptimization if steps_per_execution == 1 else GraphedOptimization
         self.automatic_optimization = optimization(trainer, metrics)
+        self.checkpoints = checkpoints
         self.examples, self.batch_size = 0, 1
+        self.resumes_after_step = False
+        self._is_after_step = False
+        self._random: dict[str, Any] = {}
+
+    def on_save_checkpoint(self) -> dict[str, Any]:
+        """Lightning's state, and what an exact continuation takes besides."""
+        own = {"after_step": self._is_after_step, "examples": self.examples, "random": random_state()}
+        return {**super().on_save_checkpoint(), **own}
+
+    def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
+        """The reverse."""
+        super().on_load_checkpoint(state_dict)
+        self.resumes_after_step = state_dict["after_step"]
+        self.examples, self._random = state_dict["examples"], state_dict["random"]
+        set_random_state(self._random)  # now, to see that it can be done; and again when the training goes on
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
         """Lightning's, and see what is possible with this module and this data."""
@@ -76,12 +127,29 @@ class ExecutionLoop(_TrainingEpochLoop):
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
         """One execution: all steps but its last without hooks."""
+        if self.resumes_after_step:  # that step is done
+            self.val_loop.restarting = False
+            set_random_state(self._random)
+            return
         if not self.restarting:  # otherwise Lightning first sorts out where it was
             for _ in range(self._steps_until_due() - 1):
                 self._step(data_fetcher)
-                if self.trainer.received_sigterm:
+                if stop.received:
                     break
         super().advance(data_fetcher)
+
+    def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
+        """Save the state of the training if that is due, and do what else follows a step."""
+        if self.resumes_after_step:
+            self.resumes_after_step = False
+        elif self.checkpoints and not self._should_accumulate():
+            self._is_after_step = True
+            ends = self._is_training_done or self.trainer.should_stop
+            self.checkpoints.after_step(self.trainer, ends or self._should_check_val_fx(data_fetcher))
+            self._is_after_step = False
+        elif stop.received:  # Lightning would stop here, where gradients are not all there
+            self.trainer._signal_connector.received_sigterm = False
+        super().on_advance_end(data_fetcher)
 
     def _obstacle(self, data_fetcher: _DataFetcher) -> str | None:
         module = self.trainer.lightning_module
@@ -107,6 +175,8 @@ class ExecutionLoop(_TrainingEpochLoop):
         if trainer.val_check_batch not in (None, math.inf):
             since = self.total_batch_idx + 1 if trainer.check_val_every_n_epoch is None else done
             until.append(trainer.val_check_batch - since % trainer.val_check_batch)
+        if self.checkpoints:
+            until.append(self.checkpoints.steps_until_due(steps))
         intervals = [keep._every_n_train_steps for keep in trainer.checkpoint_callbacks if _has_interval(keep)]
         until += [interval - steps % interval for interval in intervals]
         return int(min(until))

@@ -1,12 +1,54 @@
-"""Reading checkpoints: data, never code."""
+"""Reading and writing checkpoints: data, never code, and whole at every moment."""
 
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from lightning.fabric.plugins.io import CheckpointIO
+from torch import Tensor, nn
 
 from litlab.errors import UserError
+from litlab.refusals import first_lines
+from litlab.runs.files import replacing
+
+LARGEST_STRUCTURE = 2**26
+"""Bytes that all but the tensors may take; they are held in memory at once, where tensors are read as needed."""
+
+
+class WholeFiles(CheckpointIO):
+    """How Lightning writes and reads the checkpoints of a run; it touches no other file than those in its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint in the place of the one that `path` may hold."""
+        file = Path(path)
+        if not file.resolve().is_relative_to(self.folder.resolve()):
+            raise UserError(f"{file} is outside the run's folder: a callback may keep checkpoints only inside")
+        if self.folder.exists():  # if it has vanished, it was not by mistake
+            file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with replacing(file) as aside, aside.open("wb") as stream:
+                torch.save(checkpoint, stream)
+        except RuntimeError as error:  # of PyTorch, where the disk is full
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """What a checkpoint holds, on the CPU."""
+        return read(Path(path))
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint of this run; a path that came out of another one may name any file."""
+        if Path(path).resolve().is_relative_to(self.folder.resolve()):
+            Path(path).unlink(missing_ok=True)
 
 
 def load_weights(module: nn.Module, file: Path) -> None:
@@ -15,24 +57,88 @@ def load_weights(module: nn.Module, file: Path) -> None:
     Raises:
         UserError: the file is missing, damaged or of another network.
     """
-    state = _read(file).get("state_dict")
-    if not isinstance(state, dict):
-        raise UserError(f"{file} is no checkpoint: it holds no state_dict")
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:]]
-        raise UserError(f"{file} is of another network: {' '.join(lines)}") from error
+    module.load_state_dict(_weights(read(file), "state_dict", module, file))
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"there is no checkpoint {file}") from error
-    except Exception as error:  # torch.load says with many types that a file is not what it should be
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"{file} is no checkpoint, or a damaged one: {reason}") from error
-    if not isinstance(checkpoint, dict):
-        raise UserError(f"{file} is no checkpoint: it holds a {type(checkpoint).__name__}")
+def read_resumable(file: Path, module: nn.Module) -> dict[str, Any]:
+    """What a checkpoint holds to go on with the training of `module`.
+
+    Raises:
+        UserError: the file is missing, damaged, of another network, or no training can go on from it.
+    """
+    checkpoint = read(file)
+    for name in {"state_dict", "current_model_state"} & checkpoint.keys() | {"state_dict"}:
+        _weights(checkpoint, name, module, file)
+    # An optimizer copies unseen what it is given; LBFGS, which keeps the most, has 200 times the weights.
+    kept = sum(tensor.numel() for tensor in _tensors(checkpoint.get("optimizer_states")))
+    if kept > 256 * sum(parameter.numel() for parameter in module.parameters()):
+        raise UserError(f"{file} is of another network: its optimizer keeps {kept} numbers")
     return checkpoint
+
+
+def read(file: Path) -> dict[str, Any]:
+    """What a checkpoint holds: tensors, which stay on the disk until they are used, and plain values.
+
+    Raises:
+        UserError: the file is missing or damaged, or holds anything else.
+    """
+    if not file.is_file():
+        raise UserError(f"there is no checkpoint {file}")
+    try:
+        problem = _problem(file)
+        checkpoint = None if problem else torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{file} is no checkpoint: it holds more than tensors and plain values") from error
+    except Exception as error:  # torch.load says with many types that a file is not what it should be
+        raise UserError(f"{file} is no checkpoint, or a damaged one: {first_lines(error)}") from error
+    if problem or not isinstance(checkpoint, dict):
+        raise UserError(f"{file} is no checkpoint: it {problem or f'holds a {type(checkpoint).__name__}'}")
+    return checkpoint
+
+
+def _problem(file: Path) -> str | None:
+    """What keeps the file from being read without danger, if anything does."""
+    status = file.stat()
+    if status.st_size > LARGEST_STRUCTURE and status.st_blocks * 512 < status.st_size // 4:
+        return "is mostly a hole"  # the list of its parts might be, too, and that is read at once
+    with zipfile.ZipFile(file) as archive:
+        parts = archive.infolist()
+    if any(part.file_size != part.compress_size for part in parts):
+        return "is compressed"
+    structure = sum(part.file_size for part in parts if "/data/" not in part.filename)
+    return "holds too much besides tensors" if structure > LARGEST_STRUCTURE else None
+
+
+def _weights(checkpoint: dict[str, Any], name: str, module: nn.Module, file: Path) -> dict[str, Tensor]:
+    """The weights under this name, if they are those of the module."""
+    weights = checkpoint.get(name)
+    if not isinstance(weights, dict):
+        raise UserError(f"{file} is no checkpoint: it holds no {name}")
+    misfits = list(_misfits(weights, module.state_dict()))
+    if misfits:
+        more = f" and {len(misfits) - 3} more" if len(misfits) > 3 else ""
+        raise UserError(f"{file} is of another network: {'; '.join(misfits[:3])}{more}")
+    return weights
+
+
+def _misfits(weights: Mapping[str, Any], own: Mapping[str, Tensor]) -> Iterator[str]:
+    for name, tensor in own.items():
+        given = weights.get(name)
+        if not isinstance(given, Tensor):
+            yield f"{name} is missing"
+        elif given.shape != tensor.shape:
+            yield f"{name} is of shape {tuple(given.shape)}, not {tuple(tensor.shape)}"
+        elif (given.dtype, given.layout, given.device.type) != (tensor.dtype, tensor.layout, "cpu"):
+            yield f"{name} is {given.dtype} {given.layout} on {given.device}, not {tensor.dtype}"
+    yield from (f"{name} is unknown" for name in weights if name not in own)
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, Mapping):
+        for value in values.values():
+            yield from _tensors(value)
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _tensors(value)

@@ -1,18 +1,66 @@
 """Files that are whole at every moment, and folders that nobody shares."""
 
+import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
 
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A new file to write, which takes the place of `file` once it is on the disk.
+
+    Whoever reads `file` meanwhile, or after a crash, sees the old content or the new one.
+    """
+    aside = file.with_name(f".{file.name}.new")
+    try:
+        aside.unlink(missing_ok=True)  # of a process that was killed; or a link that leads elsewhere
+        yield aside
+        _sync(aside)
+        aside.replace(file)
+        _sync(file.parent)
+    except BaseException:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+        raise
+
+
+LARGEST_TEXT = 2**20
+"""Bytes that a config or a record may have: hundreds of times what ours have."""
+
+
+def read_text(file: Path) -> str:
+    """The content of a text that may be anybody's.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is too large for what it should be, or no text.
+    """
+    if not file.is_file():  # a pipe, say, from which one would read for ever
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
+    if file.stat().st_size > LARGEST_TEXT:
+        raise ValueError(f"it is larger than {LARGEST_TEXT} bytes")
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError("it is no text") from error
+
+
 def write_text(file: Path, text: str) -> None:
-    """Replace `file` by `text`; whoever reads it meanwhile, or after a crash, sees the old text or the new one."""
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.replace(file)
+    """Replace the content of `file` by `text`."""
+    with replacing(file) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of files, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def new_folder(parent: str) -> str:

@@ -1,24 +1,37 @@
 """A run is its folder: `config.yaml`, `run.json`, the checkpoints, the curves and the log."""
 
+import os
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from filelock import FileLock, Timeout
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from litlab.errors import UserError
+from litlab.interruption import Interrupted
 from litlab.project import SOURCE
-from litlab.runs.files import write_text
+from litlab.runs.files import read_text, write_text
 
 PACKAGES = ("litlab", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "tensorboard", "numpy")
 
 CheckpointName = Literal["best", "last"]
+
+Status = Literal["running", "done", "failed", "interrupted"]
+
+
+def _inside(path: str) -> str:
+    if Path(path).is_absolute() or ".." in Path(path).parts:
+        raise ValueError(f"{path} leads out of the run's folder")
+    return path
 
 
 class Part(BaseModel):
@@ -50,23 +63,38 @@ class Metrics(Part):
     """Of the best weights, on the test set."""
 
 
+class Resumption(Part):
+    """When the run went on after it was stopped, and from where."""
+
+    at: AwareDatetime
+    step: int
+    """Optimizer steps done."""
+
+
 class Record(Part):
     """What `run.json` says."""
 
     command: str
-    status: Literal["running", "done", "failed"] = "running"
+    status: Status = "running"
     reason: str | None = None
-    """Why the run failed."""
-    started: datetime
-    ended: datetime | None = None
+    """Why the run failed, or what interrupted it."""
+    started: AwareDatetime
+    resumed: list[Resumption] = []
+    ended: AwareDatetime | None = None
     seed: int
+    settings: dict[str, Any] = {}
+    """Of a training: its config, with all that it refers to."""
     device: str | None = None
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None = None
+    """Number format of the computation, by Lightning's name."""
     training_seconds: float | None = None
     """From the first step to the last, without validation and test."""
     images_per_second: float | None = None
     """In that time."""
+    skipped_batches: int = 0
+    """Dropped by trainer.on_nan=skip."""
     metrics: Metrics = Metrics()
-    checkpoints: dict[CheckpointName, str] = {}
+    checkpoints: dict[CheckpointName, Annotated[str, AfterValidator(_inside)]] = {}
     """Paths inside the run's folder."""
     evaluated: str | None = None
     """The checkpoint that `evaluate` took."""
@@ -82,6 +110,8 @@ class Run:
     def __init__(self, folder: Path, record: Record) -> None:
         self.folder = folder
         self.record = record
+        # Held by the process that writes the run; the operating system lets go of it however that process ends.
+        self._lock = FileLock(folder / ".lock", blocking=False)
 
     @classmethod
     def create(cls, folder: Path, seed: int) -> Self:
@@ -90,7 +120,6 @@ class Run:
         Raises:
             UserError: the folder holds a run already.
         """
-        refuse_taken(folder)
         record = Record(
             command=" ".join([Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])]),
             started=datetime.now(UTC),
@@ -100,8 +129,45 @@ class Run:
             versions={package: version(package) for package in PACKAGES},
         )
         run = cls(folder, record)
-        run.save()
+        refuse_taken(folder)
+        run.claim()
+        try:
+            refuse_taken(folder)
+            run.save()
+        except BaseException:
+            run._lock.release()
+            raise
         return run
+
+    @classmethod
+    def reopen(cls, folder: Path) -> Self:
+        """The run in `folder`, to go on with it.
+
+        Raises:
+            UserError: there is none, or another process is at work on it.
+        """
+        run = cls.open(folder, "resume")
+        run.claim()
+        return run
+
+    def go_on(self, step: int) -> None:
+        """Record that the run goes on after this step."""
+        record = self.record
+        record.status, record.reason, record.ended = "running", None, None
+        record.resumed.append(Resumption(at=datetime.now(UTC), step=step))
+
+    @property
+    def resume_command(self) -> str:
+        """What to type to go on with this run."""
+        if sys.argv[0].startswith("python -m litlab"):
+            program = "python -m litlab train"
+        else:
+            beside = Path(sys.argv[0]).with_name("train")
+            program = str(beside) if beside.is_file() and not shutil.which("train") else "train"
+        # Hydra's grammar reads some characters as its own, unless they are quoted.
+        folder = str(self.folder)
+        quoted = folder if re.fullmatch(r"[\w./:+-]+", folder) else shlex.quote(f'"{folder}"')
+        return f"{program} resume={quoted}"
 
     @property
     def objective(self) -> float | None:
@@ -110,8 +176,8 @@ class Run:
         return metrics.best.get(metrics.monitor) if metrics.monitor else None
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """The run in a folder; `path` may also be a file in it, such as a checkpoint.
+    def open(cls, path: Path, name: str = "run") -> Self:
+        """The run in a folder; `path`, which the user knows as `name`, may also be a file in it, such as a checkpoint.
 
         Raises:
             UserError: there is no run there, or its record is damaged.
@@ -119,15 +185,19 @@ class Run:
         place = path.absolute()
         try:
             if not place.exists():
-                raise UserError(f"run={path}: there is no such file or folder")
+                raise UserError(f"{name}={path}: there is no such file or folder")
             folder = next((folder for folder in (place, *place.parents[:2]) if (folder / "run.json").is_file()), None)
             if folder is None:
-                raise UserError(f"run={path}: no run's folder, it holds no run.json")
-            return cls(folder, Record.model_validate_json((folder / "run.json").read_text(encoding="utf-8")))
-        except (ValidationError, UnicodeDecodeError) as error:
-            raise UserError(f"run={path}: its run.json is damaged") from error
+                raise UserError(f"{name}={path}: no run's folder, it holds no run.json")
+            return cls(folder, Record.model_validate_json(read_text(folder / "run.json")))
+        except ValidationError as error:
+            detail = error.errors()[0]
+            key = ".".join(map(str, detail["loc"]))
+            raise UserError(f"{name}={path}: its run.json is damaged: {key}: {detail['msg']}") from error
+        except ValueError as error:
+            raise UserError(f"{name}={path}: its run.json is damaged: {error}") from error
         except OSError as error:
-            raise UserError(f"run={path} cannot be read: {error.strerror}") from error
+            raise UserError(f"{name}={path} cannot be read: {error.strerror}") from error
 
     def best_checkpoint(self) -> Path:
         """The best weights, or the last ones where nothing was monitored.
@@ -138,7 +208,41 @@ class Run:
         saved = self._checkpoints()
         if not saved:
             raise UserError(f"{self.folder} has no checkpoint; the run's status is {self.record.status}")
+        if "best" in self.record.checkpoints and "best" not in saved:
+            raise UserError(f"{self.folder} no longer has its best checkpoint; give the path of another")
         return self.folder / (saved.get("best") or saved["last"])
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """Where the training goes on; not there before the first is written."""
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    def has_saved(self) -> bool:
+        """Whether there is, or was, a checkpoint to go on from."""
+        return os.path.lexists(self.last_checkpoint) or "last" in self.record.checkpoints
+
+    def claim(self) -> None:
+        """Keep other processes from writing the run.
+
+        Raises:
+            UserError: another one does, or the folder cannot be written.
+        """
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise UserError(f"{self.folder} is in use: another process is at work on this run") from error
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be written: {error.strerror}") from error
+
+    def is_alive(self) -> bool:
+        """Whether a process is at work on the run."""
+        try:
+            with self._lock:
+                return False
+        except Timeout:
+            return True
+        except OSError:  # where nothing can be written, nobody is at work
+            return False
 
     def _checkpoints(self) -> dict[CheckpointName, str]:
         names: tuple[CheckpointName, ...] = get_args(CheckpointName)
@@ -152,17 +256,24 @@ class Run:
 
     @contextmanager
     def tracked(self) -> Iterator[None]:
-        """Record how what happens inside ends, and when."""
+        """Record how what happens inside ends, and when; then let go of the run."""
         try:
             yield
-            self.record.status = "done"
         except BaseException as error:
-            self.record.status = "failed"
-            self.record.reason = f"{type(error).__name__}: {error}"
+            with suppress(OSError):  # of a folder that has vanished, say: the first error counts
+                if isinstance(error, Interrupted):
+                    self._end("interrupted", str(error))
+                elif self.record.status == "running":  # and not one that could not even go on
+                    self._end("failed", f"{type(error).__name__}: {error}")
             raise
+        else:
+            self._end("done")
         finally:
-            self.record.ended = datetime.now(UTC)
-            self.save()
+            self._lock.release()
+
+    def _end(self, status: Status, reason: str | None = None) -> None:
+        self.record.status, self.record.reason, self.record.ended = status, reason, datetime.now(UTC)
+        self.save()
 
 
 def refuse_taken(folder: Path) -> None:
@@ -175,21 +286,29 @@ def refuse_taken(folder: Path) -> None:
         raise UserError(f"{folder} holds a run already: choose another folder")
 
 
-def newest_run(logs: Path) -> Path:
+def newest_run(logs: Path, unfinished: bool = False) -> Path:
     """The folder of the training that was started last, alone or in a multirun.
+
+    Args:
+        logs: where the runs are.
+        unfinished: whether to look only at those that were stopped before their end.
 
     Raises:
         UserError: there is none.
     """
     files = (*logs.glob("train/runs/*/run.json"), *logs.glob("train/multiruns/*/*/run.json"))
-    if not files:
-        raise UserError(f"there is no run in {logs / 'train'} yet")
-    return max((Run.open(file) for file in files), key=lambda run: run.record.started).folder
+    runs = sorted(map(Run.open, files), key=lambda run: run.record.started, reverse=True)
+    if unfinished:
+        runs = [run for run in runs if run.record.status != "done" and not run.is_alive()]
+    if not runs:
+        raise UserError(f"there is no {'unfinished ' if unfinished else ''}run in {logs / 'train'}")
+    return runs[0].folder
 
 
 def _git() -> Git | None:
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(SOURCE.parent), *arguments]
+        # Without the lock that `git status` takes, at which a user's own git would stumble.
+        command = ["git", "--no-optional-locks", "-C", str(SOURCE.parent), *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     try:

@@ -5,6 +5,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from litlab.data.memory import InMemoryLoader
 from litlab.data.order import EpochSampler
 from litlab.data.workers import WorkersLoader
+from litlab.errors import UserError
 
 
 def test_batches_follow_the_sampler():
@@ -42,6 +43,11 @@ def test_takes_only_the_chosen_examples():
     loader = InMemoryLoader(torch.arange(10) * 10, batch_size=2, indices=torch.tensor([7, 1, 4]))
     assert [batch.tolist() for (batch,) in loader] == [[70, 10], [40]]
     assert len(loader) == 2
+
+
+def test_parts_of_different_lengths_are_refused():
+    with pytest.raises(UserError, match="the parts of the examples are of different lengths: 10, 9, 10"):
+        InMemoryLoader(torch.arange(10), torch.arange(9), torch.arange(10), batch_size=4)
 
 
 def in_memory(sampler):

@@ -72,6 +72,7 @@ class Training:
     trainer: object
     curves: Curves
     diary: Diary
+    metrics: StepMetrics
 
     def weights(self):
         return torch.cat([parameter.detach().cpu().flatten() for parameter in self.module.parameters()])
@@ -84,7 +85,7 @@ def fit(folder, *overrides, steps=None, module_class=None, callbacks=(), checkpo
     module = build_module(config)
     if module_class:
         module.__class__ = module_class
-    curves, diary, metrics = Curves(), Diary(), StepMetrics()
+    curves, diary, metrics = Curves(), Diary(), StepMetrics(config.trainer.on_nan == "skip")
     own = [metrics] if steps else []
     trainer = make_trainer(
         config.trainer,
@@ -92,7 +93,8 @@ def fit(folder, *overrides, steps=None, module_class=None, callbacks=(), checkpo
         logger=[curves],
         folder=Path(tempfile.mkdtemp(dir=folder)),
     )
+    trainer.strategy.checkpoint_io.folder = folder  # where the tests keep what they look at
     if steps:
         execute_steps(trainer, steps, metrics)
     trainer.fit(module, datamodule=build(config.data), ckpt_path=checkpoint)
-    return Training(module, trainer, curves, diary)
+    return Training(module, trainer, curves, diary, metrics)

@@ -1,0 +1,223 @@
+"""Keeps the best weights, and all that it takes to go on with the training."""
+
+import math
+import operator
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor
+from torch.optim import LBFGS, Adafactor
+
+from litlab import schema
+from litlab.engine.metrics import StepMetrics
+from litlab.errors import TrainingError, UserError
+from litlab.interruption import stop
+from litlab.runs.run import Metrics, Run
+
+RATES = ("lr", "initial_lr", "max_lr", "min_lr")
+"""Where PyTorch's optimizers and schedules keep learning rates."""
+
+
+@runtime_checkable
+class Rewindable(Protocol):
+    """A logger whose curves can be cut back to where they were when a checkpoint was written."""
+
+    @property
+    def log_dir(self) -> str:
+        """Its folder."""
+
+    def position(self) -> dict[str, int]:
+        """How much is on the disk."""
+
+    def rewind(self, position: Mapping[str, int]) -> None:
+        """Take back what was written after this position; before the first use."""
+
+
+class Checkpoints(Checkpoint):
+    """Writes `last.ckpt`, from which the training goes on exactly, and `best.ckpt`, the weights with the best metric.
+
+    The state is saved between two steps: when it is due, before each validation, at the end of each epoch and when a
+    signal asks to stop. What follows a step, such as its validation, is done again after resuming. Lightning's
+    ModelCheckpoint saves in the middle of that, keeps absolute paths, and deletes what they name.
+
+    Args:
+        run: the run whose folder gets the files.
+        config: the run's; what is kept, and how often, is among it.
+        metrics: what the steps have logged, which is written before the state is saved.
+
+    Attributes:
+        begun: whether the training has begun, all that a checkpoint held being in its place.
+    """
+
+    def __init__(self, run: Run, config: schema.Train, metrics: StepMetrics) -> None:
+        self.run = run
+        self.settings = config.checkpoint
+        self.optimizer = config.optimizer
+        self.schedule = {"": config.scheduler, **config.trainer.model_dump(include={"max_epochs", "max_steps"})}
+        self.metrics = metrics
+        self.monitor = self.settings.monitor
+        self.begun = False
+        self.best: float | None = None
+        self.saved_step, self._saved_at = 0, time.monotonic()
+        self._positions: dict[str, dict[str, int]] = {}
+        self._newest: dict[str, float] = {}
+        run.record.metrics.monitor = self.monitor
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the record says of the metrics, where the loggers are, and what the optimizer was made from."""
+        return {
+            "best": self.best,
+            "metrics": self.run.record.metrics.model_dump(),
+            "newest": self._newest,
+            "loggers": self._positions,
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The reverse; the loggers were rewound before they were opened."""
+        self.best, self._newest = state_dict["best"], state_dict["newest"]
+        self.run.record.metrics = Metrics.model_validate(state_dict["metrics"])
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Let changed settings of the optimizer and its schedule count, which it would take from the checkpoint."""
+        before = checkpoint["callbacks"][self.state_key]
+        changes = {key: new for key, new in self.optimizer.items() if new != before["optimizer"].get(key)}
+        factor = changes.pop("lr", 1) / before["optimizer"].get("lr", 1) if "lr" in changes else 1
+        for state in checkpoint["optimizer_states"]:
+            for group in state["param_groups"]:
+                group.update({key: value for key, value in changes.items() if key in group})
+                # A schedule has left its own marks there, and it knows where it is by them.
+                group.update({key: group[key] * factor for key in RATES if key in group})
+        ours = self.schedule[""] or before["schedule"][""]  # made from the config
+        if ours and self.schedule != before["schedule"]:  # then only how far it has come is still true
+            kept = ("last_epoch", "_step_count", "_last_lr")
+            states = checkpoint["lr_schedulers"]
+            checkpoint["lr_schedulers"] = [{key: state[key] for key in kept if key in state} for state in states]
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say before the first epoch, not after it, that the monitored metric does not exist."""
+        self._require_monitor(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on a signal waits for the end of the step."""
+        if not any(trainer.num_val_batches):
+            self._require_monitor(trainer)
+        _require_fitting_state(trainer)
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._newest.items()})
+        self.saved_step, self._saved_at = trainer.global_step, time.monotonic()
+        self.begun = stop.deferred = True
+
+    def steps_until_due(self, step: int) -> float:
+        """Steps until the state is to be saved; infinite if that does not go by steps."""
+        interval = self.settings.every_n_steps
+        return interval - step % interval if interval else math.inf
+
+    def after_step(self, trainer: Trainer, anyway: bool) -> None:
+        """Save the state if it is time, or `anyway`; stop if that was asked for.
+
+        Raises:
+            Interrupted: a signal asked for it.
+            TrainingError: the loss or a weight is no number; the state is not saved then.
+        """
+        if anyway or stop.received or self._is_due(trainer.global_step):
+            self._save_state(trainer)
+        stop.check()
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Stop in the middle of a validation, if the state before it is saved: it will be done again."""
+        if self.saved_step == trainer.global_step:
+            stop.check()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the weights, and the metrics, if they are the best so far."""
+        if self.monitor is None or trainer.sanity_checking:
+            return
+        self._require_monitor(trainer)
+        value = trainer.callback_metrics[self.monitor].item()
+        better = operator.gt if self.settings.mode == "max" else operator.lt
+        if better(value, self.best) if self.best is not None else not math.isnan(value):
+            self.best = value
+            self._save(trainer, "best")
+            metrics = self.run.record.metrics
+            stage = self.monitor.rpartition("/")[0]
+            metrics.best = {name: value for name, value in numbers(trainer).items() if name.startswith(stage)}
+            metrics.best_epoch = trainer.current_epoch
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From here on a signal stops at once: the state is saved."""
+        stop.deferred = False
+        stop.check()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Likewise; this one is being dealt with."""
+        stop.deferred = False
+
+    def _is_due(self, step: int) -> bool:
+        interval, minutes = self.settings.every_n_steps, self.settings.every_minutes
+        if interval and step // interval > self.saved_step // interval:
+            return True
+        return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
+
+    def _save_state(self, trainer: Trainer) -> None:
+        self.metrics.write(trainer)
+        _require_numbers(trainer)
+        self._save(trainer, "last")
+        self.saved_step, self._saved_at = trainer.global_step, time.monotonic()
+
+    def _save(self, trainer: Trainer, name: str) -> None:
+        self._newest = numbers(trainer)
+        rewindable = [logger for logger in trainer.loggers if isinstance(logger, Rewindable)]
+        self._positions = {place_of(logger, self.run.folder): logger.position() for logger in rewindable}
+        trainer.save_checkpoint(self.run.folder / "checkpoints" / f"{name}.ckpt", weights_only=False)
+
+    def _require_monitor(self, trainer: Trainer) -> None:
+        if self.monitor is not None and self.monitor not in trainer.callback_metrics:
+            logged = ", ".join(trainer.callback_metrics)
+            hint = f"validation logs {logged}" if logged else "there is no validation data; set checkpoint.monitor=null"
+            raise UserError(f"checkpoint.monitor={self.monitor}: no such metric; {hint}")
+
+
+def place_of(logger: Rewindable, folder: Path) -> str:
+    """What tells a run's loggers apart, wherever its folder is: what writes, and where."""
+    return f"{type(logger).__name__} {Path(logger.log_dir).relative_to(folder)}"
+
+
+def _require_numbers(trainer: Trainer) -> None:
+    """Make sure that the weights, which may have become infinite in the last step, are worth keeping.
+
+    Raises:
+        TrainingError: a weight is infinite or no number.
+    """
+    for name, weight in trainer.lightning_module.named_parameters():
+        if not weight.isfinite().all():
+            raise TrainingError(f"{name} is no longer finite after {trainer.global_step} steps")
+
+
+def _require_fitting_state(trainer: Trainer) -> None:
+    """Make sure that what the optimizer has kept, if it comes out of a checkpoint, belongs to these weights.
+
+    Raises:
+        UserError: it does not.
+    """
+    for optimizer in trainer.optimizers:
+        if isinstance(optimizer, LBFGS | Adafactor):  # they keep other tensors than such as the weights
+            continue
+        for weight, state in optimizer.state.items():
+            for name, value in state.items():
+                like_weight = isinstance(value, Tensor) and value.shape == weight.shape
+                is_number = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, int | float)
+                if not (like_weight or is_number or value is None):
+                    raise UserError(f"the checkpoint is of another network: its optimizer has no fitting {name}")
+
+
+def numbers(trainer: Trainer) -> dict[str, float]:
+    """What was logged last, under each name."""
+    return {name: value.item() for name, value in trainer.callback_metrics.items()}

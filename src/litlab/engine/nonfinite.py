@@ -1,0 +1,43 @@
+"""Batches whose loss is no number."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class Dropping:
+    """Drops a batch if its loss is infinite or no number, with all that it would leave behind; made before each batch.
+
+    Args:
+        module: whose buffers, such as the statistics of a batch normalization, stay as they are now.
+        optimizer: whose step shall change nothing.
+        accumulates: whether its step takes the gradients of other batches, too.
+    """
+
+    def __init__(self, module: LightningModule, optimizer: Optimizer, accumulates: bool) -> None:
+        self.optimizer = optimizer
+        self.on_device = drops_on_device(module, optimizer) and not accumulates
+        self.buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+
+    def backward(self, loss: Tensor, backward: Callable[[Tensor], None]) -> None:
+        """Compute the gradients by `backward`, unless the batch is dropped."""
+        if self.on_device:  # without waiting: a fused optimizer asks the device itself
+            lost = ~loss.detach().isfinite()
+            self.optimizer.found_inf = lost.float()  # type: ignore[attr-defined]
+            for buffer, before in self.buffers:
+                buffer.copy_(torch.where(lost, before, buffer))
+            backward(loss)
+        elif math.isfinite(loss.item()):
+            backward(loss)
+        else:  # without gradients an optimizer does nothing
+            for buffer, before in self.buffers:
+                buffer.copy_(before)
+
+
+def drops_on_device(module: LightningModule, optimizer: Optimizer) -> bool:
+    """Whether a batch can be dropped without waiting for the device."""
+    return module.device.type == "cuda" and bool(optimizer.defaults.get("fused"))

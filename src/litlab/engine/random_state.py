@@ -1,0 +1,32 @@
+"""The states of all generators that a training step may draw from."""
+
+import random
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+
+def random_state() -> dict[str, Any]:
+    """The states, as tensors and plain values."""
+    version, numbers, gauss = random.getstate()
+    name, keys, *rest = cast("tuple[Any, ...]", np.random.get_state())
+    state = {
+        "python": [version, list(numbers), gauss],
+        "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Go on from these states; that of a GPU is of no use where there is none."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])

@@ -1,0 +1,87 @@
+"""Signals that ask a command to stop: Ctrl-C, a scheduler's SIGTERM, and the SIGUSR1 that Slurm sends ahead of it."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class Interrupted(BaseException):
+    """A signal has asked the command to stop. No Exception, so that nothing takes it for an error to deal with."""
+
+    def __init__(self, request: signal.Signals) -> None:
+        super().__init__(request.name)
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell reports of a process that this signal has ended; 143 where a scheduler asked."""
+        return 130 if str(self) == "SIGINT" else 143
+
+
+class StopRequest:
+    """Whether a signal has asked to stop: the first one at once, or where the training next can; a second one kills.
+
+    Attributes:
+        received: the signal.
+        deferred: whether a signal is only noted for now; whoever sets this looks at `received`.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self.deferred = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals that come while this lasts; of use in the main thread only."""
+        self.received, self.deferred = None, False
+        before: dict[signal.Signals, Any] = {number: signal.signal(number, self._take) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for process in multiprocessing.active_children():
+                process.kill()  # Python would ask them by SIGTERM, which those of `starting_processes` do not get
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def starting_processes(self) -> Iterator[None]:
+        """Hold signals back while this lasts; the processes that are started meanwhile never get any.
+
+        One that came in between would leave a process that nobody knows of; and a signal to all processes, such as
+        Ctrl-C, would end those that the training still needs.
+        """
+        deferred, self.deferred = self.deferred, True
+        ours = [number for number in SIGNALS if signal.getsignal(number) == self._take]
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ours)  # which a new process inherits
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            self.deferred = deferred
+        if not deferred:
+            self.check()
+
+    def check(self) -> None:
+        """Stop if a signal has asked for it.
+
+        Raises:
+            Interrupted: one has.
+        """
+        if self.received is not None:
+            raise Interrupted(self.received)
+
+    def _take(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            os._exit(Interrupted(self.received).exit_code)  # files are whole at every moment
+        self.received = signal.Signals(number)
+        if not self.deferred:
+            self.check()
+
+
+stop = StopRequest()
+"""The process's own: signals know no smaller unit."""

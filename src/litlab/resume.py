@@ -1,0 +1,106 @@
+"""Which run goes on, and with which settings; needs neither torch nor lightning."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from litlab import schema
+from litlab.config import check, read
+from litlab.errors import UserError
+from litlab.refusals import as_override
+from litlab.runs.files import new_folder
+from litlab.runs.run import Run, newest_run
+
+
+def run_folder(asked: str | int | None, logs: str, command: str) -> str:
+    """The folder of the run that goes on, or else a new one for the command."""
+    return new_folder(f"{logs}/{command}/runs") if asked is None else str(run_to_resume(asked, Path(logs)).folder)
+
+
+# Hydra asks several times, and must get the same answer: hence the cache.
+OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True)
+
+
+def run_to_resume(asked: str | int, logs: Path) -> Run:
+    """The run in the folder that was asked for; of `last`, the newest that was stopped before its end.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = newest_run(logs, unfinished=True) if asked == "last" else Path(str(asked)).expanduser()
+    run = Run.open(folder, "resume")
+    if run.is_alive():
+        raise UserError(f"resume={asked}: another process is at work on this run")
+    for path in run.folder.rglob("*"):
+        if path.is_symlink() and not os.path.realpath(path).startswith(f"{run.folder.resolve()}{os.sep}"):
+            raise UserError(f"resume={asked}: {path} leads out of the run's folder, where nothing may be written")
+        if not (path.is_file() or path.is_dir()):
+            raise UserError(f"resume={asked}: {path} is neither a file nor a folder")
+    return run
+
+
+def resumed_config(run: Run, composed: DictConfig, overrides: Mapping[str, str]) -> DictConfig:
+    """The run's own config, with those settings that may change: `trainer.max_epochs`, or any by `resume.force=true`.
+
+    Args:
+        run: what goes on.
+        composed: the config that the command line leads to.
+        overrides: what the command line sets: the text, by the key or group.
+
+    Raises:
+        UserError: a setting may not change, or there is nothing left to do.
+    """
+    file = run.folder / "config.yaml"
+    config = read(file)
+    own = check(config, schema.Train)
+    force = bool(OmegaConf.select(composed, "resume.force"))
+    changes = _changes(config, composed, overrides)
+    max_epochs = changes.get("trainer.max_epochs", own.trainer.max_epochs)
+    raised = own.trainer.max_epochs != -1 and (max_epochs == -1 or max_epochs > own.trainer.max_epochs)
+    allowed = {"trainer.max_epochs"} if raised and not own.scheduler else set()
+    refused = [key for key in changes if key not in allowed]
+    if refused and not force:
+        raise UserError("\n".join(_refusal(key, changes[key], config) for key in refused))
+    for part in ("optimizer", "scheduler"):
+        if part in changes and _target(changes[part]) != _target(_value(config, part)):
+            raise UserError(f"{part}: another one cannot go on with the state of the run's")
+    if run.record.status == "done" and not changes:
+        raise UserError(f"resume={run.folder}: this run is done; a higher trainer.max_epochs trains on")
+    for key, value in changes.items():
+        OmegaConf.update(config, key, value, merge=False)
+    return config
+
+
+def _changes(config: DictConfig, composed: DictConfig, overrides: Mapping[str, str]) -> dict[str, Any]:
+    """The settings, by key, that the command line gives another value than the run has."""
+    changes = {}
+    for given, text in overrides.items():
+        key = given.replace("/", ".")
+        if key == "resume" or key.startswith(("resume.", "hydra.")):
+            continue
+        if key in ("experiment", "debug"):
+            raise UserError(f"{text}: the run goes on with its own config; give single keys")
+        new, old = (_value(source, key) for source in (composed, config))
+        if new != old:
+            changes[key] = new
+    return changes
+
+
+def _value(config: DictConfig, key: str) -> Any:
+    value = OmegaConf.select(config, key)
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _target(node: Any) -> Any:
+    return node["_target_"] if node else None
+
+
+def _refusal(key: str, value: Any, config: DictConfig) -> str:
+    old = as_override(_value(config, key))
+    hint = "or resume.force=true, and the run is no longer that of one config"
+    if key == "trainer.max_epochs" and config.scheduler:
+        return f"{key}={value}: the run's schedule is made for {old}; leave it out, {hint}"
+    return f"{key}={as_override(value)}: the run has {old}; leave it out, {hint}"

@@ -1,0 +1,354 @@
+"""A run's folder that comes from somebody else: nothing of it is executed, and what is wrong is told in a line."""
+
+import ast
+import json
+import os
+import pickle
+import resource
+import shutil
+import signal
+import zipfile
+from collections import OrderedDict
+
+import pytest
+import torch
+from conftest import ROOT, SHORT
+from processes import at, contents, run
+
+pytestmark = pytest.mark.usefixtures("mnist_dir")
+
+HUGE = 100 * 2**30
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A run that was stopped after its first epoch, and what an evaluation of it takes in memory, in kilobytes."""
+    folder = tmp_path_factory.mktemp("good")
+    arguments = [*SHORT, "trainer.max_epochs=2", "augment=affine", "logger=[tensorboard,csv]"]
+    arguments += ["trainer.steps_per_execution=5", "checkpoint.every_n_steps=5", f"hydra.run.dir={folder}/run"]
+    killed = run(folder, "train", *arguments, prepare=at("on_train_batch_end", 6))
+    assert killed.code == -signal.SIGKILL
+    assert (folder / "run" / "checkpoints" / "best.ckpt").exists()
+    return folder / "run"
+
+
+class Bomb:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file):
+        self.file = str(file)
+
+    def __reduce__(self):
+        return os.mkdir, (self.file,)
+
+
+def checkpoint(folder, name="last"):
+    return folder / "checkpoints" / f"{name}.ckpt"
+
+
+def change(folder, change_it):
+    """Change what both checkpoints hold."""
+    for name in ("last", "best"):
+        file = checkpoint(folder, name)
+        content = torch.load(file, weights_only=True)
+        change_it(content)
+        torch.save(content, file)
+
+
+def replace(folder, data):
+    for name in ("last", "best"):
+        checkpoint(folder, name).write_bytes(data)
+
+
+def save(folder, content, **options):
+    for name in ("last", "best"):
+        torch.save(content, checkpoint(folder, name), **options)
+
+
+def cut(folder, share):
+    data = checkpoint(folder).read_bytes()
+    replace(folder, data[: int(len(data) * share)])
+
+
+def sparse(file, size=HUGE):
+    file.unlink(missing_ok=True)
+    file.touch()
+    os.truncate(file, size)
+
+
+def both_sparse(folder):
+    for name in ("last", "best"):
+        sparse(checkpoint(folder, name))
+
+
+def compress(folder):
+    for name in ("last", "best"):
+        file = checkpoint(folder, name)
+        with zipfile.ZipFile(file) as stored:
+            parts = {part: stored.read(part) for part in stored.namelist()}
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+            for part, data in parts.items():
+                packed.writestr(part, data + bytes(2**28 if part.endswith("data.pkl") else 0))
+
+
+def fifo(folder):
+    for name in ("last", "best"):
+        checkpoint(folder, name).unlink()
+        os.mkfifo(checkpoint(folder, name))
+
+
+def loop(folder):
+    for name in ("last", "best"):
+        checkpoint(folder, name).unlink()
+        checkpoint(folder, name).symlink_to(checkpoint(folder, name))
+
+
+def weight(name, new):
+    return lambda content: content["state_dict"].update({name: new})
+
+
+BIAS = "net.out.bias"
+
+
+def holding(content):
+    """Make the checkpoints hold this."""
+    return lambda folder: save(folder, content(folder))
+
+
+def where(change_it):
+    """Change what the checkpoints hold."""
+    return lambda folder: change(folder, change_it)
+
+
+def bias(new):
+    """Give a weight this value."""
+    return where(lambda content: content["state_dict"].update({BIAS: new}))
+
+
+def bomb(folder):
+    return Bomb(folder / "executed")
+
+
+def old_bomb(folder):
+    save(folder, bomb(folder), _use_new_zipfile_serialization=False)
+
+
+OF_BOTH = {
+    "a bomb": (holding(lambda folder: {"state_dict": bomb(folder)}), "holds more than tensors"),
+    "a bare bomb": (lambda folder: replace(folder, pickle.dumps(bomb(folder))), "is no checkpoint"),
+    "an old bomb": (old_bomb, "is no checkpoint"),
+    "a module": (holding(lambda folder: torch.nn.Linear(2, 2)), "holds more than tensors"),
+    "a list": (holding(lambda folder: [1, 2]), "holds a list"),
+    "nothing": (lambda folder: replace(folder, b""), "is no checkpoint"),
+    "its first half": (lambda folder: cut(folder, 0.5), "is no checkpoint"),
+    "all but its end": (lambda folder: cut(folder, 0.999), "is no checkpoint"),
+    "100 GB of nothing": (both_sparse, "is mostly a hole"),
+    "compressed": (compress, "is compressed"),
+    "a pipe": (fifo, "best.ckpt is neither a file nor a folder", "has no checkpoint"),
+    "a link to itself": (loop, "best.ckpt is neither a file nor a folder", "has no checkpoint"),
+    "no weights": (where(lambda content: content.pop("state_dict")), "holds no state_dict"),
+    "a weight missing": (where(lambda content: content["state_dict"].pop(BIAS)), "is missing"),
+    "a weight too many": (where(lambda content: content["state_dict"].update(more=torch.ones(1))), "more is unknown"),
+    "another shape": (bias(torch.zeros(11)), r"is of shape (11,), not (10,)"),
+    "another type": (bias(torch.zeros(10).double()), "torch.float64"),
+    "a sparse weight": (bias(torch.ones(10).to_sparse()), "sparse"),
+    "a weight of no memory": (bias(torch.zeros(10, device="meta")), "meta"),
+    "a word": (bias("ten"), "is missing"),
+    "a huge weight": (bias(torch.zeros(1).expand(2**35)), "is of shape"),
+}
+
+
+def optimizer_state(content):
+    return next(iter(content["optimizer_states"][0]["state"].values()))
+
+
+def loop_state(content):
+    return content["loops"]["fit_loop"]["epoch_loop.state_dict"]
+
+
+OF_LAST = {
+    "a huge optimizer state": lambda content: optimizer_state(content).update(exp_avg=torch.zeros(1).expand(2**35)),
+    "an optimizer state of another shape": lambda content: optimizer_state(content).update(exp_avg=torch.zeros(3)),
+    "an optimizer state that is a word": lambda content: optimizer_state(content).update(exp_avg="average"),
+    "no optimizer": lambda content: content.pop("optimizer_states"),
+    "nothing but weights": lambda content: [content.pop(key) for key in [*content] if key != "state_dict"],
+    "no loops": lambda content: content.pop("loops"),
+    "loops that are a number": lambda content: content.update(loops=3),
+    "loops without an end": lambda content: content["loops"]["fit_loop"].pop("epoch_loop.state_dict"),
+    "no callbacks": lambda content: content.pop("callbacks"),
+    "callbacks that are a list": lambda content: content.update(callbacks=[]),
+    "loggers of another kind": lambda content: content["callbacks"]["Checkpoints"].update(loggers=3),
+    "metrics of another kind": lambda content: content["callbacks"]["Checkpoints"].update(metrics={"best": 3}),
+    "random states of another size": lambda content: loop_state(content)["random"].update(torch=torch.zeros(3).byte()),
+    "no random states": lambda content: loop_state(content).pop("random"),
+    "no version": lambda content: content.pop("pytorch-lightning_version"),
+    "places unknown": lambda content: content["callbacks"]["StepMetrics"].update(places={"x": {"wrong": 1}}),
+}  # fmt: skip
+
+
+def refused(tmp_path, command, folder):
+    """What the command says of the folder, which must be all that it does."""
+    argument = "resume" if command == "train" else "run"
+    before = {file: content for file, content in sizes(tmp_path).items() if "logs" not in file.parts}
+    peak = tmp_path / "peak"
+
+    def measure():
+        import atexit
+
+        atexit.register(lambda: peak.write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)))
+
+    logs = [] if command == "train" else [f"paths.logs={tmp_path}/logs"]
+    ended = run(tmp_path, command, f"{argument}={folder}", *logs, prepare=measure)
+    assert ended.code == 2, ended.err
+    assert len(ended.lines()) == 1, ended.err
+    assert ended.err.startswith(f"{command}: ")
+    assert not (folder / "executed").exists()
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert not peak.exists() or int(peak.read_text()) < own + 300_000
+    after = sizes(tmp_path)
+    assert {file: size for file, size in before.items() if "checkpoints" in file.parts} == {
+        file: size for file, size in after.items() if "checkpoints" in file.parts and "logs" not in file.parts
+    }
+    return ended.err
+
+
+def sizes(folder):
+    return {file: file.lstat().st_size for file in folder.rglob("*") if not file.is_dir()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spoilt", OF_BOTH)
+def test_what_is_no_checkpoint_of_this_network_is_refused(good, tmp_path, spoilt):
+    spoil, *reasons = OF_BOTH[spoilt]
+    for command, reason in zip(("train", "evaluate"), reasons * 2, strict=False):
+        folder = tmp_path / command
+        shutil.copytree(good, folder)
+        spoil(folder)
+        said = refused(tmp_path, command, folder)
+        assert reason in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spoilt", OF_LAST)
+def test_what_no_training_can_go_on_from_is_refused(good, tmp_path, spoilt):
+    folder = tmp_path / "run"
+    shutil.copytree(good, folder)
+    change(folder, OF_LAST[spoilt])
+    said = refused(tmp_path, "train", folder)
+    assert "last.ckpt" in said or "the checkpoint is of another" in said, said
+
+
+def config(change_it):
+    """Change the text of config.yaml."""
+
+    def spoil(folder):
+        file = folder / "config.yaml"
+        file.write_text(change_it(file.read_text()))
+
+    return spoil
+
+
+def instead(old, new):
+    return config(lambda text: text.replace(old, new))
+
+
+def piped(folder):
+    (folder / "config.yaml").unlink()
+    os.mkfifo(folder / "config.yaml")
+
+
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+TAG = "x: !!python/object/apply:os.mkdir [executed]\n"
+CONFIGS = {
+    "another target": (instead("torch.optim.Adam", "os.system"), "os.system"),
+    "an alias": (instead("torch.optim.Adam", "logging.os.system"), "logging.os.system"),
+    "an unknown key": (config(lambda text: text + "evil: 1\n"), "evil"),
+    "a tag": (config(lambda text: text + TAG), "cannot be read"),
+    "an alias bomb": (config(lambda text: LAUGHS + text), "repeats itself"),
+    "a call": (instead("seed: 42", "seed: ${new_folder:executed}"), "calls new_folder"),
+    "rubbish": (lambda folder: (folder / "config.yaml").write_bytes(b"\x80\xff" * 500), "cannot be read"),
+    "100 GB": (lambda folder: sparse(folder / "config.yaml"), "larger than"),
+    "nothing": (lambda folder: (folder / "config.yaml").unlink(), "holds no config.yaml"),
+    "a pipe": (piped, "config.yaml"),
+    "curves elsewhere": (instead("version: csv", "version: ../../csv"), "inside the run"),
+    "a relative folder": (instead("dir: ${paths.data}", "dir: data"), "absolute"),
+}
+
+
+@pytest.mark.parametrize("spoilt", CONFIGS)
+def test_a_config_passes_the_same_check_as_ones_own(good, tmp_path, spoilt):
+    spoil, reason = CONFIGS[spoilt]
+    for command in ("train", "evaluate", "reproduce"):
+        folder = tmp_path / command
+        shutil.copytree(good, folder)
+        record(lambda said: said.update(status="failed"))(folder)
+        spoil(folder)
+        assert reason in refused(tmp_path, command, folder)
+
+
+def record(change_it):
+    """Change what run.json says."""
+
+    def spoil(folder):
+        said = json.loads((folder / "run.json").read_text())
+        change_it(said)
+        (folder / "run.json").write_text(json.dumps(said))
+
+    return spoil
+
+
+def written(data):
+    return lambda folder: (folder / "run.json").write_bytes(data)
+
+
+RECORDS = {
+    "an absolute path": (record(lambda said: said["checkpoints"].update(best="/etc/passwd")), "leads out"),
+    "a path upwards": (record(lambda said: said["checkpoints"].update(last="../../last.ckpt")), "leads out"),
+    "another kind of value": (record(lambda said: said.update(seed="many")), "seed"),
+    "an unknown key": (record(lambda said: said.update(evil=1)), "evil"),
+    "half of it": (written(b'{"command": "train", "status"'), "damaged"),
+    "rubbish": (written(b"\x80\xff" * 500), "damaged"),
+    "brackets": (written(b"[" * 100_000), "damaged"),
+    "100 GB": (lambda folder: sparse(folder / "run.json"), "larger than"),
+}
+
+
+@pytest.mark.parametrize("spoilt", RECORDS)
+def test_a_record_is_checked_too(good, tmp_path, spoilt):
+    spoil, reason = RECORDS[spoilt]
+    for command in ("train", "evaluate", "reproduce"):
+        folder = tmp_path / command
+        shutil.copytree(good, folder)
+        spoil(folder)
+        assert reason in refused(tmp_path, command, folder)
+
+
+def test_nothing_is_written_where_a_link_leads(good, tmp_path):
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    shutil.copytree(good, folder)
+    shutil.move(folder / "checkpoints", elsewhere)
+    (folder / "checkpoints").symlink_to(elsewhere)
+    before = contents(elsewhere)
+    said = refused(tmp_path, "train", folder)
+    assert "checkpoints leads out of the run's folder" in said
+    assert contents(elsewhere) == before
+
+
+def test_checkpoints_are_read_as_data_everywhere():
+    for file in [*(ROOT / "src").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func)
+                assert name not in {"pickle.load", "pickle.loads", "yaml.load", "eval", "exec"}, file
+                if name == "torch.load":
+                    options = {option.arg: ast.unparse(option.value) for option in node.keywords}
+                    assert options["weights_only"] == "True", file
+
+
+def test_an_ordered_dictionary_is_a_dictionary(good, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(good, folder)
+    change(folder, lambda content: content.update(state_dict=OrderedDict(content["state_dict"])))
+    assert run(tmp_path, "train", f"resume={folder}").code == 0

@@ -1,0 +1,137 @@
+"""Commands in processes of their own, forked so that torch, which is imported already, need not be again."""
+
+import contextlib
+import importlib.util
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+
+import torch
+from conftest import ROOT
+from lightning.pytorch import Callback
+
+import litlab.train
+from litlab import cli
+from litlab.runs import files
+
+FORK = multiprocessing.get_context("fork")
+
+
+@dataclass
+class Ended:
+    """How a process ended."""
+
+    code: int
+    out: str
+    err: str
+
+    def lines(self):
+        return self.err.splitlines()
+
+
+class Process:
+    """`COMMAND ARGUMENTS` in a process of its own, whose output goes to files in `folder`."""
+
+    def __init__(self, folder, command, *arguments, prepare=lambda: None):
+        number = len(list(folder.glob("*.out")))
+        self.out, self.err = folder / f"{number}.out", folder / f"{number}.err"
+        self.out.touch()
+        self.process = FORK.Process(target=self._run, args=(command, arguments, prepare))
+        self.process.start()
+
+    def _run(self, command, arguments, prepare):
+        torch.set_num_threads(1)
+        with self.out.open("w", 1) as out, self.err.open("w", 1) as err:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            sys.stdout, sys.stderr = out, err
+            sys.argv = [f"python -m litlab {command}", *map(str, arguments)]
+            try:
+                prepare()
+                getattr(cli, command)()
+            except Exception:
+                traceback.print_exc()
+                raise
+
+    def send(self, number):
+        os.kill(self.process.pid, number)
+
+    def wait_for(self, condition):
+        """Wait until the condition holds or the process has ended."""
+        until = time.monotonic() + 60
+        while not condition() and self.process.is_alive():
+            assert time.monotonic() < until, "waited for a minute"
+            time.sleep(0.002)
+
+    def end(self):
+        self.process.join(120)
+        assert self.process.exitcode is not None, "did not end in two minutes"
+        return Ended(self.process.exitcode, self.out.read_text(), self.err.read_text())
+
+
+def run(folder, command, *arguments, prepare=lambda: None):
+    """Run it to its end."""
+    return Process(folder, command, *arguments, prepare=prepare).end()
+
+
+def kill_itself():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class At(Callback):
+    """Does something when a hook is called for the nth time."""
+
+    def __init__(self, hook, call, action):
+        self.left = call
+        setattr(self, hook, self._hook)
+        self.action = action
+
+    def _hook(self, *_args):
+        self.left -= 1
+        if self.left == 0:
+            self.action()
+
+
+def at(hook, call=1, action=kill_itself):
+    """What prepares a process for that."""
+
+    def prepare():
+        litlab.train.progress = lambda: At(hook, call, action)
+
+    return prepare
+
+
+def while_writing(name, call=1, action=kill_itself):
+    """What prepares a process to do something when the nth file of this name is written, but not yet in its place."""
+    sync = files._sync
+    calls = []
+
+    def interrupted_sync(path):
+        calls.append(path.name)
+        if calls.count(f".{name}.new") == call and path.name == f".{name}.new":
+            action()
+        sync(path)
+
+    def prepare():
+        files._sync = interrupted_sync
+
+    return prepare
+
+
+def contents(folder):
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def script(name):
+    """A module of `scripts/`."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    with contextlib.suppress(KeyError):
+        return sys.modules[name]
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
