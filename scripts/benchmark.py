@@ -95,7 +95,7 @@ def main() -> None:
     if device.type == "cuda":
         tasks = [Task(device, 50, 1200), Task(device, 512, 117)]
     else:
-        tasks = [Task(device, 50, 100 if asked.quick else 400)]
+        tasks = [Task(device, 50, 100 if asked.quick else 1100)]
     columns = TextColumn("{task.description:<45}"), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True)) as progress:
         figures = {
