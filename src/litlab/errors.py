@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class TrainingError(Exception):
     """Training that went wrong by itself; the message says where, and the commands end with exit code 1."""
+
+
+class Pruned(Exception):  # noqa: N818 (nothing went wrong)
+    """Training that a sweep has given up, because others do better; the message says when."""

@@ -18,6 +18,7 @@ def project_root() -> str:
 def own_packages() -> frozenset[str]:
     """Names of the project's packages: the folders of `src`, or what its wheel holds."""
     if IN_CHECKOUT:
-        return frozenset(path.name for path in SOURCE.iterdir() if path.is_dir() and path.name.isidentifier())
-    files = importlib.metadata.files("litlab") or []
-    return frozenset(file.parts[0] for file in files if file.suffix == ".py")
+        names = (path.name for path in SOURCE.iterdir() if path.is_dir() and path.name.isidentifier())
+    else:
+        names = (file.parts[0] for file in importlib.metadata.files("litlab") or [] if file.suffix == ".py")
+    return frozenset(names) - {"hydra_plugins"}

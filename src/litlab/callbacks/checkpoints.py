@@ -17,7 +17,7 @@ from litlab import schema
 from litlab.engine.metrics import StepMetrics
 from litlab.errors import TrainingError, UserError
 from litlab.interruption import stop
-from litlab.runs.run import Metrics, Run
+from litlab.runs.run import Metrics, Run, Validation
 
 RATES = ("lr", "initial_lr", "max_lr", "min_lr")
 """Where PyTorch's optimizers and schedules keep learning rates."""
@@ -141,15 +141,16 @@ class Checkpoints(Checkpoint):
         if self.monitor is None or trainer.sanity_checking:
             return
         self._require_monitor(trainer)
-        value = trainer.callback_metrics[self.monitor].item()
+        metrics, epoch = self.run.record.metrics, trainer.current_epoch
+        stage = self.monitor.rpartition("/")[0]
+        measured = {name: value for name, value in numbers(trainer).items() if name.startswith(stage)}
+        metrics.validations.append(Validation(epoch=epoch, step=trainer.global_step, metrics=measured))
+        value = measured[self.monitor]
         better = operator.gt if self.settings.mode == "max" else operator.lt
         if better(value, self.best) if self.best is not None else not math.isnan(value):
             self.best = value
             self._save(trainer, "best")
-            metrics = self.run.record.metrics
-            stage = self.monitor.rpartition("/")[0]
-            metrics.best = {name: value for name, value in numbers(trainer).items() if name.startswith(stage)}
-            metrics.best_epoch = trainer.current_epoch
+            metrics.best, metrics.best_epoch = measured, epoch
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a signal stops at once: the state is saved."""

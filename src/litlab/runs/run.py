@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from filelock import FileLock, Timeout
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, ValidationError
 
-from litlab.errors import UserError
+from litlab.errors import Pruned, UserError
 from litlab.interruption import Interrupted
 from litlab.project import SOURCE
 from litlab.runs.files import read_text, write_text
@@ -25,7 +25,7 @@ PACKAGES = ("litlab", "torch", "torchvision", "lightning", "torchmetrics", "hydr
 
 CheckpointName = Literal["best", "last"]
 
-Status = Literal["running", "done", "failed", "interrupted"]
+Status = Literal["running", "done", "pruned", "failed", "interrupted"]
 
 
 def _inside(path: str) -> str:
@@ -48,6 +48,16 @@ class Git(Part):
     """Whether files differed from the commit."""
 
 
+class Validation(Part):
+    """What one validation measured, by the names it was logged under."""
+
+    epoch: int
+    """From 0."""
+    step: int
+    """Optimizer steps done."""
+    metrics: dict[str, float]
+
+
 class Metrics(Part):
     """What was measured, by the names it was logged under."""
 
@@ -59,6 +69,8 @@ class Metrics(Part):
     """When `monitor` was best."""
     best_epoch: int | None = None
     """The epoch of that, from 0."""
+    validations: list[Validation] = []
+    """All of them, in order; none where nothing is monitored."""
     test: dict[str, float] = {}
     """Of the best weights, on the test set."""
 
@@ -77,7 +89,7 @@ class Record(Part):
     command: str
     status: Status = "running"
     reason: str | None = None
-    """Why the run failed, or what interrupted it."""
+    """Why the run failed or was pruned, or what interrupted it."""
     started: AwareDatetime
     resumed: list[Resumption] = []
     ended: AwareDatetime | None = None
@@ -261,8 +273,8 @@ class Run:
             yield
         except BaseException as error:
             with suppress(OSError):  # of a folder that has vanished, say: the first error counts
-                if isinstance(error, Interrupted):
-                    self._end("interrupted", str(error))
+                if isinstance(error, Interrupted | Pruned):
+                    self._end("interrupted" if isinstance(error, Interrupted) else "pruned", str(error))
                 elif self.record.status == "running":  # and not one that could not even go on
                     self._end("failed", f"{type(error).__name__}: {error}")
             raise
