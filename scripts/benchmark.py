@@ -39,7 +39,7 @@ from torchvision.transforms import ToTensor
 from digits.convnet import ConvNet
 from digits.mnist import decoded, prepare
 from litlab import schema
-from litlab.config import check
+from litlab.config import check, run_config
 from litlab.engine.graph import WARM_UP, CudaGraph
 from litlab.engine.hardware import best_precision, cores, use_all_cores
 from litlab.project import CONFIGS
@@ -291,7 +291,7 @@ def ours(task: Task, precision: str) -> float:
 def settings(*overrides: str) -> schema.Train:
     """The config of `train OVERRIDES`."""
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return check(hydra.compose("train", list(overrides)), schema.Train)
+        return check(run_config(hydra.compose("train", list(overrides))), schema.Train)
 
 
 def race(task: Task, progress: Progress) -> dict[str, Any]:

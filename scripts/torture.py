@@ -30,7 +30,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 import litlab.train
 from digits.mnist import prepare
 from litlab import schema
-from litlab.config import check
+from litlab.config import check, run_config
 from litlab.project import CONFIGS
 from litlab.runs.checkpoint import read
 from litlab.runs.run import Run
@@ -233,7 +233,7 @@ def saved_step(run: Path) -> int:
 def settings(*overrides: str) -> schema.Train:
     """The config of `train OVERRIDES`."""
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return check(hydra.compose("train", [*COMMON, *overrides]), schema.Train)
+        return check(run_config(hydra.compose("train", [*COMMON, *overrides])), schema.Train)
 
 
 def report(victims: dict[str, Victim]) -> None:

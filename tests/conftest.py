@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from digits.mnist import MNISTDataModule, decoded, prepare
 from litlab import schema
-from litlab.config import check
+from litlab.config import check, run_config
 from litlab.project import CONFIGS
 
 # Two tests run at a time, mostly waiting for imports; with a thread each they do not get into each other's way.
@@ -45,7 +45,7 @@ def compose(*overrides: str, command: str = "train") -> DictConfig:
 
 def settings(*overrides: str) -> schema.Train:
     """The checked config of `train OVERRIDES`."""
-    return check(compose(*overrides), schema.Train)
+    return check(run_config(compose(*overrides)), schema.Train)
 
 
 @pytest.fixture(scope="session")

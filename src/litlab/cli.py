@@ -11,17 +11,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from litlab import schema
-from litlab.config import check, explain, load
+from litlab.config import check, explain, load, run_config, without
 from litlab.errors import TrainingError, UserError
 from litlab.interruption import Interrupted, stop
 from litlab.project import CONFIGS
@@ -30,16 +30,25 @@ from litlab.runs.files import write_text
 from litlab.runs.run import Run, newest_run, refuse_taken
 
 SCHEMAS: dict[str, type[schema.Settings]] = {
-    "train": schema.Train,
+    "train": schema.TrainCommand,
     "evaluate": schema.Evaluate,
     "reproduce": schema.Reproduce,
+    "compare": schema.Compare,
 }
+
+started = threading.Event()
+"""Whether Hydra has done its part: from then on an error is ours to explain."""
 
 
 def train() -> None:
     """`train [OVERRIDES]`: train, then test the best weights."""
     # The key is a group of two, and for the usual one there is a short name.
-    sys.argv = [re.sub(r"^resume=", "resume.run=", argument) for argument in sys.argv]
+    arguments = [re.sub(r"^resume=", "resume.run=", argument) for argument in sys.argv]
+    # An experiment may also be a file in any folder `experiment`, such as those that sweeps write.
+    file = re.compile(r"experiment=(?P<folder>.*?)/?experiment/(?P<name>[^/]+)\.yaml")
+    folders = [match["folder"] or "." for match in map(file.fullmatch, arguments) if match]
+    sys.argv = [*(file.sub(r"experiment=\g<name>", argument) for argument in arguments)]
+    sys.argv += [f"--config-dir={Path(folder).absolute()}" for folder in folders]
     _run("train", _train)
 
 
@@ -53,9 +62,15 @@ def reproduce() -> None:
     _run("reproduce", _reproduce)
 
 
+def compare() -> None:
+    """`compare FOLDER… [where='optimizer.lr<0.01']`: runs side by side, grouped by their settings without the seed."""
+    sys.argv[1:] = _in_hydras_grammar(sys.argv[1:])
+    _run("compare", _compare)
+
+
 def main() -> None:
     """`python -m litlab COMMAND [OVERRIDES]`: a command by its name."""
-    commands = {"train": train, "evaluate": evaluate, "reproduce": reproduce}
+    commands = {"train": train, "evaluate": evaluate, "reproduce": reproduce, "compare": compare}
     name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
     if name not in commands:
         print(f"litlab: usage: python -m litlab {'|'.join(commands)} [OVERRIDES]", file=sys.stderr)
@@ -64,16 +79,17 @@ def main() -> None:
     commands[name]()
 
 
-def _train(composed: DictConfig) -> float | None:
-    config = check(composed, schema.Train)
-    if config.resume.run is None:
-        folder, changed = _job_folder(composed), None
+def _train(composed: DictConfig) -> None:
+    command = check(composed, schema.TrainCommand)
+    if command.resume.run is None:
+        own, changed = run_config(composed), None
+        folder = _job_folder(own)
     else:
         run, own = _resumed(composed, HydraConfig.get().overrides.task)
-        config, folder, changed = check(own, schema.Train), run.folder, OmegaConf.to_yaml(own)
+        folder, changed = run.folder, OmegaConf.to_yaml(own)
     from litlab.train import train as train_function
 
-    return train_function(config, folder, resuming=changed is not None, changed=changed).objective
+    train_function(check(own, schema.Train), folder, resuming=changed is not None, changed=changed)
 
 
 def _resumed(composed: DictConfig, overrides: Sequence[str]) -> tuple[Run, DictConfig]:
@@ -111,6 +127,29 @@ def _reproduce(composed: DictConfig) -> None:
         sys.exit(1)
 
 
+def _compare(composed: DictConfig) -> None:
+    config = check(composed, schema.Compare)
+    from litlab.compare import compare as compare_function
+    from litlab.compare import report
+
+    folders = [Path(folder).expanduser() for folder in config.folders]
+    comparison = compare_function(folders, config.metric, config.mode, config.where)
+    report(comparison, config.format, Path(config.pictures).expanduser() if config.pictures else None)
+
+
+def _in_hydras_grammar(arguments: Sequence[str]) -> list[str]:
+    """The arguments of `compare` with a key for its folders, and quotes around conditions; Hydra knows neither."""
+    given: list[str] = get_args(arguments).overrides
+    folders = [text for text in given if Path(text).exists() or not re.match(r"[+~]*[A-Za-z_][\w./@:]*=", text)]
+    kept = [text for text in arguments if text not in folders]
+    quoted = [re.sub(r"(?s)^where=(.*)", lambda match: f"where={_quoted(match[1])}", text) for text in kept]
+    return [*quoted, f"folders=[{','.join(map(_quoted, folders))}]"] if folders else quoted
+
+
+def _quoted(text: str) -> str:
+    return QuotedString(text, Quote.double).with_quotes()
+
+
 def _path(run: str | int, paths: schema.Paths) -> Path:
     """Where the run is that was asked for."""
     return newest_run(Path(paths.logs)) if run == "last" else Path(str(run)).expanduser()
@@ -131,53 +170,40 @@ class CheckFirst(Callback):
         """Check the config of a single run, and that its folder is free."""
         command = kwargs["config_name"]
         with _ending(command):
-            own = _without_hydra(config)
+            own = without(config, {"hydra"})
             check(own, SCHEMAS[command])
+            given = list(config.hydra.overrides.task)
+            if alone := [text for text in given if re.match(r"(sweep|launcher)[.=]", text)]:
+                raise UserError(f"{alone[0]}: is for a sweep; add -m, or leave it out")
             if OmegaConf.select(own, "resume.run") is not None:
-                check(_resumed(own, config.hydra.overrides.task)[1], schema.Train)
-            else:
+                check(_resumed(own, given)[1], schema.Train)
+            elif command != "compare":  # which leaves nothing there
                 refuse_taken(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Compose and check the config of every job; sweepers but Hydra's own choose theirs as they go."""
-        command = kwargs["config_name"]
-        if not str(config.hydra.sweeper["_target_"]).endswith(".BasicSweeper"):
-            return
-        with _ending(command):
-            overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-            for job in BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]:
-                composed = hydra.compose(command, list(job))
-                check(composed, SCHEMAS[command])
-                if OmegaConf.select(composed, "resume.run") is not None:
-                    raise UserError("resume goes on with one run: leave out -m, or resume")
-
-
-def _without_hydra(config: DictConfig) -> DictConfig:
-    copy = config.copy()
-    with open_dict(copy):
-        del copy["hydra"]
-    return copy
+        """Only trainings make a sweep; litlab.sweeps checks their configs."""
+        if (command := kwargs["config_name"]) != "train":
+            with _ending(command):
+                raise UserError("does one thing at a time: leave out -m")
+        started.set()
 
 
 def _run(name: str, job: Callable[[DictConfig], Any]) -> None:
     """Let Hydra parse the command line and run `job`; what the user can put right ends in one line and exit code 2."""
-    started = False
 
     def guarded_job(composed: DictConfig) -> Any:
-        nonlocal started
-        started = True
-        in_multirun = HydraConfig.get().mode == RunMode.MULTIRUN
-        # Of a multirun's jobs the others go on if the training of one goes wrong; Hydra raises that at the end.
-        with _ending(name, but=TrainingError if in_multirun else ()):
+        started.set()
+        with _ending(name):
             return job(composed)
 
+    started.clear()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them and leaving
     threading.excepthook = _tell_of_thread
     with _ending(name), stop.listening():
         try:
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(guarded_job)()
         except Exception as error:
-            if started or isinstance(error, UserError | HydraException | OmegaConfBaseException):
+            if started.is_set() or isinstance(error, UserError | HydraException | OmegaConfBaseException):
                 raise
             # Hydra could not make a config or a folder of what was asked; a log file's error is the cause of another.
             failed = error if isinstance(error, OSError) else error.__cause__
@@ -193,12 +219,10 @@ def _tell_of_thread(failed: threading.ExceptHookArgs) -> None:
 
 
 @contextmanager
-def _ending(name: str, but: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+def _ending(name: str) -> Iterator[None]:
     """End the command as it should end: with a line for each thing that was wrong, and the right exit code."""
     try:
         yield
-    except but:
-        raise
     except (UserError, HydraException, OmegaConfBaseException) as error:
         _leave(name, str(error) if isinstance(error, UserError) else explain(error), 2)
     except TrainingError as error:

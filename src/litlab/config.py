@@ -1,14 +1,14 @@
 """The one place where a config is checked; needs neither torch nor lightning."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import yaml
 from hydra.errors import MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from yaml import AliasToken
@@ -18,7 +18,7 @@ from litlab.errors import UserError
 from litlab.project import project_root
 from litlab.refusals import as_override, first_lines, no_such_option, one_line, unknown_argument, unknown_key
 from litlab.runs.files import new_folder, read_text
-from litlab.schema import Settings
+from litlab.schema import Settings, SweepCommand, Train
 
 ConfigT = TypeVar("ConfigT", bound=Settings)
 
@@ -57,6 +57,20 @@ def check(config: DictConfig, schema: type[ConfigT]) -> ConfigT:
     return schema.model_validate(values)
 
 
+def run_config(composed: DictConfig) -> DictConfig:
+    """What of `train`'s composed config is the run's, and goes into its folder."""
+    return without(composed, {"hydra"} | SweepCommand.model_fields.keys() - Train.model_fields.keys())
+
+
+def without(config: DictConfig, keys: Set[str]) -> DictConfig:
+    """A copy of the config that lacks these keys."""
+    copy = config.copy()
+    with open_dict(copy):
+        for key in keys & copy.keys():
+            del copy[key]
+    return copy
+
+
 def load(file: Path, schema: type[ConfigT]) -> ConfigT:
     """The config that a run's folder holds, checked like one from the command line.
 
@@ -76,13 +90,24 @@ def read(file: Path) -> DictConfig:
         UserError: the file is missing, is no YAML or asks for what no run's config does.
     """
     try:
-        text = read_text(file)
+        return parse(read_text(file), file)
+    except FileNotFoundError as error:
+        raise UserError(f"{file.parent} holds no {file.name}") from error
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file} cannot be read: {first_lines(error)}") from error
+
+
+def parse(text: str, file: Path) -> DictConfig:
+    """The config that a text out of this file holds, likewise unchecked.
+
+    Raises:
+        UserError: it is no YAML or asks for what no run's config does.
+    """
+    try:
         # A few lines that repeat each other can grow beyond all memory, and a call does something.
         repeats = text.count("${") > MOST_REFERENCES or any(isinstance(token, AliasToken) for token in yaml.scan(text))
         calls = {name.strip() for name in re.findall(r"\$\{([^:}]*):", text)} - {"oc.env", "project_root"}
         config = None if repeats or calls else OmegaConf.create(text)
-    except FileNotFoundError as error:
-        raise UserError(f"{file.parent} holds no {file.name}") from error
     except Exception as error:
         raise UserError(f"{file} cannot be read: {first_lines(error)}") from error
     if not isinstance(config, DictConfig):

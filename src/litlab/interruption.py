@@ -49,22 +49,30 @@ class StopRequest:
                 signal.signal(number, handler)
 
     @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """Finish what must not be left half done before a signal counts."""
+        deferred, self.deferred = self.deferred, True
+        try:
+            yield
+        finally:
+            self.deferred = deferred
+        if not deferred:
+            self.check()
+
+    @contextmanager
     def starting_processes(self) -> Iterator[None]:
         """Hold signals back while this lasts; the processes that are started meanwhile never get any.
 
         One that came in between would leave a process that nobody knows of; and a signal to all processes, such as
         Ctrl-C, would end those that the training still needs.
         """
-        deferred, self.deferred = self.deferred, True
         ours = [number for number in SIGNALS if signal.getsignal(number) == self._take]
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ours)  # which a new process inherits
-        try:
-            yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            self.deferred = deferred
-        if not deferred:
-            self.check()
+        with self.held_back():
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, ours)  # which a new process inherits
+            try:
+                yield
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def check(self) -> None:
         """Stop if a signal has asked for it.

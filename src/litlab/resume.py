@@ -34,12 +34,21 @@ def run_to_resume(asked: str | int, logs: Path) -> Run:
     run = Run.open(folder, "resume")
     if run.is_alive():
         raise UserError(f"resume={asked}: another process is at work on this run")
-    for path in run.folder.rglob("*"):
-        if path.is_symlink() and not os.path.realpath(path).startswith(f"{run.folder.resolve()}{os.sep}"):
-            raise UserError(f"resume={asked}: {path} leads out of the run's folder, where nothing may be written")
-        if not (path.is_file() or path.is_dir()):
-            raise UserError(f"resume={asked}: {path} is neither a file nor a folder")
+    refuse_traps(run.folder, f"resume={asked}")
     return run
+
+
+def refuse_traps(folder: Path, asked: str) -> None:
+    """Make sure that whoever writes into a folder that may be anybody's writes nothing elsewhere.
+
+    Raises:
+        UserError: a link in it leads out of it, or something is no file.
+    """
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not os.path.realpath(path).startswith(f"{folder.resolve()}{os.sep}"):
+            raise UserError(f"{asked}: {path} leads out of the folder, where nothing may be written")
+        if not (path.is_file() or path.is_dir()):
+            raise UserError(f"{asked}: {path} is neither a file nor a folder")
 
 
 def resumed_config(run: Run, composed: DictConfig, overrides: Mapping[str, str]) -> DictConfig:
@@ -79,7 +88,7 @@ def _changes(config: DictConfig, composed: DictConfig, overrides: Mapping[str, s
     changes = {}
     for given, text in overrides.items():
         key = given.replace("/", ".")
-        if key == "resume" or key.startswith(("resume.", "hydra.")):
+        if key.partition(".")[0] in ("resume", "sweep", "launcher", "hydra"):
             continue
         if key in ("experiment", "debug"):
             raise UserError(f"{text}: the run goes on with its own config; give single keys")

@@ -149,8 +149,51 @@ class Trainer(Settings):
         return self
 
 
+class Sweep(Settings):
+    """What every kind of sweep can be told."""
+
+    objectives: Annotated[dict[str, Literal["min", "max"]], Field(min_length=1)] | None
+    """Metrics by which jobs are compared, and which values are the better ones; null for the monitored one alone."""
+    pruner: Literal["none", "median", "hyperband"]
+    """Which rule of Optuna's stops a job early that does worse than the others did."""
+    on_error: Literal["continue", "stop"]
+    """Whether the other jobs go on when one fails."""
+    dry_run: bool
+    """Whether the jobs are only listed."""
+
+    @cross_check(mode="after")
+    def _pruning_goes_by_one_metric(self) -> Self:
+        if self.pruner != "none" and self.objectives and len(self.objectives) > 1:
+            raise ValueError(
+                f"sweep.pruner={self.pruner} goes by one metric: leave it out, or all but one of objectives"
+            )
+        return self
+
+
+class Grid(Sweep):
+    """A job for each combination of the values."""
+
+    sampler: Literal["grid"]
+    """What chooses the jobs."""
+    zip: list[str] | list[list[str]]
+    """Keys whose values are paired, the first with the first and so on; several such lists in a list."""
+    exclude: list[str]
+    """Conditions such as 'optimizer.lr>0.01 and data.batch_size==50' on combinations to leave out."""
+
+
+class Sampled(Sweep):
+    """Jobs that are drawn from the values and intervals."""
+
+    sampler: Literal["random", "tpe"]
+    """What chooses the jobs: chance, or Optuna's TPE, which looks at the jobs before."""
+    n_trials: PositiveInt
+    """Jobs in all."""
+    seed: Seed
+    """Seed of the choices."""
+
+
 class Train(Settings):
-    """Everything that `train` can be told."""
+    """Everything that makes a run."""
 
     seed: Seed
     """Seed of the initial weights and of the order of the batches."""
@@ -158,8 +201,6 @@ class Train(Settings):
     """Whether the best weights are tested at the end."""
     checkpoint: Checkpoint
     """Which weights are kept, and how often the state of the training is."""
-    resume: Resume
-    """Which run goes on instead of a new one."""
     paths: Paths
     """Where things are."""
     data: Component
@@ -186,6 +227,36 @@ class Train(Settings):
         return self
 
 
+class SweepCommand(Settings):
+    """What `train` can be told that is not the run's own."""
+
+    resume: Resume
+    """Which run, or sweep, goes on instead of a new one."""
+    sweep: Annotated[Grid | Sampled, Field(discriminator="sampler")]
+    """How -m chooses the jobs."""
+    launcher: Component
+    """What starts them."""
+    paths: Paths
+    """Where things are."""
+
+
+class TrainCommand(Train, SweepCommand):
+    """Everything that `train` can be told."""
+
+
+class Basic(Settings):
+    """Settings of litlab.sweeps.launchers.Basic."""
+
+
+class Local(Settings):
+    """Settings of litlab.sweeps.launchers.Local."""
+
+    n_jobs: PositiveInt
+    """Jobs at once; the cores are shared out among them."""
+    jobs_per_device: PositiveInt
+    """Jobs at once on one GPU, where there are any."""
+
+
 class Evaluate(Settings):
     """Everything that `evaluate` can be told."""
 
@@ -202,6 +273,25 @@ class Reproduce(Settings):
 
     run: str | int
     """Folder of the run, or `last` for the newest."""
+    paths: Paths
+    """Where things are."""
+
+
+class Compare(Settings):
+    """Everything that `compare` can be told."""
+
+    folders: list[str]
+    """Runs', sweeps', or what holds such, at any depth."""
+    format: Literal["table", "json", "csv", "markdown"]
+    """What is printed: a table for people, or a document with all digits, or for a page."""
+    metric: str | None
+    """What the runs are compared by; null for what they monitor."""
+    mode: Literal["min", "max"] | None
+    """Whether less or more of it is better; null for what the runs say of the monitored metric."""
+    where: str | None
+    """Conditions on the runs, such as 'optimizer.lr<0.01 and status==done'; null for all."""
+    pictures: str | None
+    """Folder for pictures of it; null for none."""
     paths: Paths
     """Where things are."""
 

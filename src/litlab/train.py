@@ -8,7 +8,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from litlab import schema
 from litlab.callbacks.checkpoints import Checkpoints, Rewindable, numbers, place_of
 from litlab.callbacks.epoch_lines import EpochLines
+from litlab.callbacks.pruning import Pruning
 from litlab.callbacks.record import RecordRun
 from litlab.callbacks.throughput import Throughput
 from litlab.components import build
@@ -51,7 +52,13 @@ warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", category
 warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
 
 
-def train(config: schema.Train, folder: Path, resuming: bool = False, changed: str | None = None) -> Run:
+def train(
+    config: schema.Train,
+    folder: Path,
+    resuming: bool = False,
+    changed: str | None = None,
+    hopeless: Callable[[int, float], bool] | None = None,
+) -> Run:
     """Train as `config` says, test the best weights, and leave everything in `folder`, which exists.
 
     Args:
@@ -59,11 +66,13 @@ def train(config: schema.Train, folder: Path, resuming: bool = False, changed: s
         folder: where to leave the results.
         resuming: whether to go on with the run in `folder`, from its last checkpoint; it may have none yet.
         changed: config.yaml of a run that goes on, written once it does.
+        hopeless: in a sweep, takes a validation's number, from 0, and the monitored metric; says whether to stop.
 
     Raises:
         UserError: the config asks for what cannot be had, such as a GPU or a metric that nothing logs; the checkpoint
             is not one of this run; the folder cannot be written.
         TrainingError: the loss became infinite or no number.
+        Pruned: the run is hopeless.
         Interrupted: a signal asked to stop.
     """
     run = Run.reopen(folder) if resuming else Run.create(folder, config.seed)
@@ -73,6 +82,8 @@ def train(config: schema.Train, folder: Path, resuming: bool = False, changed: s
         data: LightningDataModule = build(config.data)
         module = build_module(config)
         trainer, checkpoints = set_up(config, run)
+        if hopeless:
+            trainer.callbacks.append(Pruning(run, hopeless))  # type: ignore[attr-defined]  # the last of all
         saved = run.last_checkpoint if resuming and run.has_saved() else None
         with _refusals_are_the_users(), _refusing_to_restore(saved, checkpoints):
             if resuming:
@@ -103,7 +114,7 @@ def set_up(config: schema.Train, run: Run) -> tuple[Trainer, Checkpoints]:
     )
     execute_steps(trainer, config.trainer.steps_per_execution, metrics, checkpoints)
     note_device(run, trainer)
-    run.record.settings = config.model_dump(exclude={"resume"})
+    run.record.settings = config.model_dump()
     return trainer, checkpoints
 
 

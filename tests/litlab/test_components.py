@@ -71,10 +71,15 @@ CLASSES = [
     "litlab.data.augment.Affine",
     "litlab.schedulers.Cosine",
     "litlab.schedulers.OneCycle",
+    "litlab.sweeps.launchers.Basic",
+    "litlab.sweeps.launchers.Local",
     "torch.optim.Adam",
     "torch.optim.AdamW",
     "torch.optim.SGD",
 ]
+
+
+PLUGINS = ["litlab.cli.CheckFirst", "hydra_plugins.litlab_sweeps.StudySweeper"]
 
 
 @pytest.mark.parametrize("target", CLASSES)
@@ -86,7 +91,7 @@ def test_a_schema_names_arguments_that_its_class_takes(target):
 
 def test_every_class_that_the_configs_name_has_a_schema():
     lines = [line for file in CONFIGS.rglob("*.yaml") for line in file.read_text().splitlines()]
-    assert {line.split()[-1] for line in lines if "_target_:" in line} == {*CLASSES, "litlab.cli.CheckFirst"}
+    assert {line.split()[-1] for line in lines if "_target_:" in line} == {*CLASSES, *PLUGINS}
 
 
 def test_builds_nested_components_first():

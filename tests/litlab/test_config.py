@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from litlab import schema
-from litlab.config import check, explain, load
+from litlab.config import check, explain, load, run_config
 from litlab.errors import UserError
 from litlab.project import CONFIGS, SOURCE
 
@@ -137,6 +137,8 @@ GROUPS = (
     "trainer",
     "callbacks",
     "logger",
+    "sweep",
+    "launcher",
     "experiment",
     "debug",
     "paths",
@@ -189,7 +191,7 @@ def test_a_missing_value_says_how_to_give_it():
 
 
 def test_load_reads_what_was_saved(tmp_path):
-    OmegaConf.save(compose("seed=7"), tmp_path / "config.yaml")
+    OmegaConf.save(run_config(compose("seed=7")), tmp_path / "config.yaml")
     assert load(tmp_path / "config.yaml", schema.Train) == settings("seed=7")
 
 

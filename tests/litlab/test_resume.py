@@ -324,11 +324,6 @@ def test_what_an_epoch_comes_to_takes_in_the_steps_before_the_stop(tmp_path, sto
     assert {"epoch/acc", "epoch/mean", "epoch/most", "both_epoch"} <= torture.metrics(tmp_path / "b")["last"].keys()
 
 
-def test_resuming_is_for_single_runs(tmp_path):
-    refused = run(tmp_path, "train", "-m", "resume=last", "seed=1,2")
-    assert (refused.code, refused.err) == (2, "train: resume goes on with one run: leave out -m, or resume\n")
-
-
 def test_the_resume_command_works_in_a_shell(tmp_path, monkeypatch):
     folder = tmp_path / "a 'strange', (very) =name"
     arguments = [*SHORT, "test=false", f"paths.logs={tmp_path}/logs"]

@@ -69,7 +69,7 @@ def test_the_record_says_what_the_curves_say(two_epochs):
     assert metrics["best"] == {"val/acc": max(accuracies), "val/loss": losses[accuracies.index(max(accuracies))]}
     assert metrics["best_epoch"] == accuracies.index(max(accuracies))
     assert metrics["test"]["test/acc"] == curve(folder, "test/acc")[1][0]
-    assert result.objective == max(accuracies)
+    assert result.record.measured("val/acc") == max(accuracies)
 
 
 def test_checkpoints_are_plain_data(two_epochs):
@@ -114,7 +114,7 @@ def test_the_record_and_the_checkpoint_agree_on_the_best_epoch(tmp_path, monkeyp
     run = train(settings(*SHORT, *overrides), tmp_path)
     best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
     assert record(tmp_path)["metrics"]["best_epoch"] == best["epoch"] == 1
-    assert run.objective == 0.5
+    assert run.record.measured("val/odd") == 0.5
 
 
 def test_a_run_is_never_overwritten(command, tmp_path):
@@ -158,7 +158,7 @@ def test_test_false_leaves_the_test_set_alone(tmp_path):
 
 def test_without_validation_the_last_weights_are_the_result(tmp_path):
     result = train(settings(*SHORT, "data.val_size=0", "checkpoint.monitor=null"), tmp_path)
-    assert result.objective is None
+    assert result.record.measured("val/acc") is None
     assert record(tmp_path)["checkpoints"] == {"last": "checkpoints/last.ckpt"}
     assert record(tmp_path)["metrics"]["test"]["test/acc"] > 0
 

@@ -115,6 +115,14 @@ class Record(Part):
     python: str
     versions: dict[str, str]
 
+    def measured(self, name: str) -> float | None:
+        """The value of a metric, by its name: when the monitored one was best, or else tested, or last; or a speed."""
+        metrics = self.metrics
+        speeds = {"training_seconds": self.training_seconds, "images_per_second": self.images_per_second}
+        return next(
+            (found[name] for found in (metrics.best, metrics.test, metrics.last, speeds) if name in found), None
+        )
+
 
 class Run:
     """A run's folder and its record, which is on disk whenever `save` returns."""
@@ -146,7 +154,9 @@ class Run:
         try:
             refuse_taken(folder)
             run.save()
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, Interrupted):
+                run.end("interrupted", str(error))
             run._lock.release()
             raise
         return run
@@ -171,21 +181,7 @@ class Run:
     @property
     def resume_command(self) -> str:
         """What to type to go on with this run."""
-        if sys.argv[0].startswith("python -m litlab"):
-            program = "python -m litlab train"
-        else:
-            beside = Path(sys.argv[0]).with_name("train")
-            program = str(beside) if beside.is_file() and not shutil.which("train") else "train"
-        # Hydra's grammar reads some characters as its own, unless they are quoted.
-        folder = str(self.folder)
-        quoted = folder if re.fullmatch(r"[\w./:+-]+", folder) else shlex.quote(f'"{folder}"')
-        return f"{program} resume={quoted}"
-
-    @property
-    def objective(self) -> float | None:
-        """The best value of the monitored metric; None where nothing was monitored or validated."""
-        metrics = self.record.metrics
-        return metrics.best.get(metrics.monitor) if metrics.monitor else None
+        return resume_command(self.folder)
 
     @classmethod
     def open(cls, path: Path, name: str = "run") -> Self:
@@ -274,18 +270,31 @@ class Run:
         except BaseException as error:
             with suppress(OSError):  # of a folder that has vanished, say: the first error counts
                 if isinstance(error, Interrupted | Pruned):
-                    self._end("interrupted" if isinstance(error, Interrupted) else "pruned", str(error))
+                    self.end("interrupted" if isinstance(error, Interrupted) else "pruned", str(error))
                 elif self.record.status == "running":  # and not one that could not even go on
-                    self._end("failed", f"{type(error).__name__}: {error}")
+                    self.end("failed", f"{type(error).__name__}: {error}")
             raise
         else:
-            self._end("done")
+            self.end("done")
         finally:
             self._lock.release()
 
-    def _end(self, status: Status, reason: str | None = None) -> None:
+    def end(self, status: Status, reason: str | None = None) -> None:
+        """Record how the run has ended, now."""
         self.record.status, self.record.reason, self.record.ended = status, reason, datetime.now(UTC)
         self.save()
+
+
+def resume_command(folder: Path, multirun: bool = False) -> str:
+    """What to type to go on with the run, or the multirun, in this folder."""
+    if sys.argv[0].startswith("python -m litlab"):
+        program = "python -m litlab train"
+    else:
+        beside = Path(sys.argv[0]).with_name("train")
+        program = str(beside) if beside.is_file() and not shutil.which("train") else "train"
+    # Hydra's grammar reads some characters as its own, unless they are quoted.
+    quoted = str(folder) if re.fullmatch(r"[\w./:+-]+", str(folder)) else shlex.quote(f'"{folder}"')
+    return f"{program} {'-m ' if multirun else ''}resume={quoted}"
 
 
 def refuse_taken(folder: Path) -> None:

@@ -1,0 +1,67 @@
+"""One job of a sweep: a run of its own, in the folder with its number."""
+
+import logging
+from dataclasses import dataclass
+from logging.config import dictConfig
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+
+from litlab import schema
+from litlab.config import load
+from litlab.errors import Pruned, TrainingError, UserError
+from litlab.project import CONFIGS
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What any process needs to know to do a job."""
+
+    sweep: Path
+    """The sweep's folder."""
+    number: int
+    pruner: str
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder, which has its config in it."""
+        return self.sweep / str(self.number)
+
+
+def run(job: Job) -> str | None:
+    """Train as the folder's config says, or go on with it; what was wrong is also in the job's log.
+
+    Raises:
+        Interrupted: a signal asked to stop.
+    """
+    _log_into(job.folder)
+    try:
+        config = load(job.folder / "config.yaml", schema.Train)
+        from litlab.train import train
+
+        hopeless = None
+        if job.pruner != "none":
+            from litlab.sweeps.study import Pruner
+
+            hopeless = Pruner(job.sweep, job.number, job.pruner)
+        train(config, job.folder, resuming=(job.folder / "run.json").exists(), hopeless=hopeless)
+    except Pruned as reason:
+        log.info("pruned: %s", reason)
+    except (UserError, TrainingError) as error:
+        log.error("%s", error)  # noqa: TRY400 (it says all)
+        return str(error)
+    except Exception as error:
+        log.exception("the job has failed")
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _log_into(folder: Path) -> None:
+    """Log as a single run does, which Hydra sees to."""
+    own = {"job_logging": OmegaConf.load(CONFIGS / "hydra" / "job_logging" / "litlab.yaml")}
+    hydra = {**own, "runtime": {"output_dir": str(folder)}, "job": {"name": "train"}}
+    settings = OmegaConf.to_container(OmegaConf.create({"hydra": hydra}).hydra.job_logging, resolve=True)
+    dictConfig(cast("dict[str, Any]", settings))

@@ -1,0 +1,211 @@
+"""All that a sweep is, composed, checked and fixed before its first job: `plan.json` in its folder."""
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, cast
+
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from pydantic import Field, ValidationError
+
+from litlab import schema
+from litlab.config import MOST_PROBLEMS, check, explain, parse, run_config, without
+from litlab.errors import UserError
+from litlab.runs.files import read_text, write_text
+from litlab.sweeps.space import Dimension, Params, grid, overrides, texts
+
+FILE = "plan.json"
+
+Objectives = dict[str, Literal["min", "max"]]
+
+
+class Base(schema.Settings):
+    """What the jobs have in common that choose the same options of groups."""
+
+    choices: dict[str, str]
+    """The options, of those groups that the sweep varies."""
+    options: dict[str, Any]
+    """The options of all groups, as Hydra names them."""
+    config: str
+    """The composed config, YAML."""
+
+
+class Plan(schema.Settings):
+    """What each job's config is made from."""
+
+    dimensions: list[Dimension]
+    """What varies."""
+    bases: list[Base]
+    """One for each combination of options."""
+    sampling: Annotated[schema.Grid | schema.Sampled, Field(discriminator="sampler")]
+    """What chooses the jobs."""
+    objectives: Objectives
+    """Metrics by which the jobs are compared, and which values are the better ones."""
+    jobs: list[Params]
+    """The jobs of a grid, in order; otherwise none."""
+    planned: int
+    """How many jobs there are."""
+
+    @classmethod
+    def make(cls, settings: schema.SweepCommand, loader: ConfigLoader, arguments: Sequence[str]) -> Self:
+        """Compose what the command line asks for, and check every job.
+
+        Raises:
+            UserError: a job's config is wrong, or the sweep itself.
+        """
+        sampling = settings.sweep
+        parsed = OverridesParser.create(loader).parse_overrides(list(arguments))
+        given = {override.key_or_group: override for override in parsed}  # the later of two counts, as Hydra has it
+        for key in [key for key in given if key.partition(".")[0] in ("sweep", "launcher", "resume")]:
+            if given.pop(key).is_sweep_override():
+                raise UserError(f"{key}: takes one value")
+        varied = [override for override in given.values() if override.is_sweep_override()]
+        fixed = [str(override.input_line) for override in given.values() if not override.is_sweep_override()]
+        if "test" not in given:
+            fixed.append("test=false")  # a sweep that looks at the test set has chosen by it
+        dimensions = [Dimension.of(override, isinstance(sampling, schema.Grid)) for override in varied]
+        bases = list(_compose(loader, fixed, varied, dimensions))
+        jobs = grid(dimensions, sampling) if isinstance(sampling, schema.Grid) else []
+        plan = cls(
+            dimensions=dimensions,
+            bases=bases,
+            sampling=sampling,
+            objectives=_objectives(sampling, bases[0]),
+            jobs=jobs,
+            planned=len(jobs) if isinstance(sampling, schema.Grid) else sampling.n_trials,
+        )
+        plan._check()
+        return plan
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The plan in a sweep's folder.
+
+        Raises:
+            UserError: there is none, or it is damaged.
+        """
+        file = folder / FILE
+        try:
+            return cls.model_validate_json(read_text(file))
+        except ValidationError as error:
+            detail = error.errors()[0]
+            raise UserError(f"{file} is damaged: {'.'.join(map(str, detail['loc']))}: {detail['msg']}") from error
+        except (ValueError, OSError) as error:
+            raise UserError(f"{file} cannot be read: {error}") from error
+
+    def save(self, folder: Path) -> None:
+        """Write it there."""
+        write_text(folder / FILE, self.model_dump_json(indent=1) + "\n")
+
+    def definition(self) -> dict[str, Any]:
+        """What must be the same for a sweep to be the same one."""
+        return self.model_dump(exclude={"planned": True, "sampling": {"n_trials", "on_error", "dry_run"}})
+
+    def config(self, job: Params) -> DictConfig:
+        """The config of the run that has these values.
+
+        Raises:
+            HydraException: a key does not exist.
+        """
+        composed = deepcopy(self._composed[self.bases.index(self.base(job))])
+        values = [override for override in overrides(job) if override.get_key_element() not in self.bases[0].choices]
+        ConfigLoaderImpl._apply_overrides_to_config(values, composed)  # as composing does, without reading files again
+        return composed
+
+    def base(self, job: Params) -> Base:
+        """What this job has in common with others."""
+        return next(base for base in self.bases if base.choices.items() <= job.items())
+
+    def experiment(self, job: Params, title: str) -> str:
+        """The config of a job as a file of configs/experiment."""
+        kept = {"hydra", "experiment", "debug", "paths", "sweep", "launcher"}
+        options = {
+            group: option for group, option in self.base(job).options.items() if group.partition("/")[0] not in kept
+        }
+        # Which file of each group, for what the config does not set; then all that it does set.
+        defaults = [{f"override /{group}": option} for group, option in options.items() if option is not None]
+        settings = OmegaConf.to_yaml(without(self.config(job), {"paths", "test"}))
+        return f"# @package _global_\n# {title}\n{yaml.safe_dump({'defaults': defaults}, sort_keys=False)}\n{settings}"
+
+    def listing(self) -> str:
+        """The jobs, or what they are drawn from."""
+        if isinstance(self.sampling, schema.Grid):
+            lines = [f"{number}: {' '.join(texts(job))}" for number, job in enumerate(self.jobs)]
+        else:
+            lines = [f"drawn by {self.sampling.sampler} from", *(f"  {dimension}" for dimension in self.dimensions)]
+        return "\n".join([*lines, f"{self.planned} {'job' if self.planned == 1 else 'jobs'}"])
+
+    @cached_property
+    def _composed(self) -> list[DictConfig]:
+        configs = [parse(base.config, Path(FILE)) for base in self.bases]
+        for config in configs:
+            OmegaConf.set_struct(config, True)
+        return configs
+
+    def _check(self) -> None:
+        """Check each job of a grid; of what is drawn, each value and both ends of each interval."""
+        wrong: dict[str, list[int]] = {}
+        for number, job in enumerate(self.jobs or self._examples()):
+            try:
+                check(self.config(job), schema.Train)
+            except (HydraException, UserError) as error:
+                told = str(error) if isinstance(error, UserError) else explain(error)
+                for line in told.splitlines():
+                    wrong.setdefault(line, []).append(number)
+            if len(wrong) >= MOST_PROBLEMS:
+                break
+        if wrong:
+            raise UserError("\n".join(line + (_where(numbers) if self.jobs else "") for line, numbers in wrong.items()))
+
+    def _examples(self) -> Iterator[Params]:
+        for base in self.bases:
+            first = {dimension.key: dimension.examples()[0] for dimension in self.dimensions} | base.choices
+            yield first
+            for dimension in self.dimensions:
+                dimension.distribution()  # which Optuna may refuse
+                if dimension.key not in base.choices:
+                    yield from (first | {dimension.key: value} for value in dimension.examples()[1:])
+
+
+def _compose(
+    loader: ConfigLoader, fixed: Sequence[str], varied: Sequence[Override], dimensions: Sequence[Dimension]
+) -> Iterator[Base]:
+    """A base for each combination of options of the groups that vary."""
+    groups = [
+        dimension
+        for dimension, override in zip(dimensions, varied, strict=True)
+        if loader.get_group_options(override.key_or_group)
+    ]
+    for values in product(*(group.choices for group in groups)):
+        choices = {group.key: value for group, value in zip(groups, values, strict=True)}
+        composed = loader.load_configuration("train", [*fixed, *texts(choices)], RunMode.RUN)
+        yield Base(
+            choices=choices,
+            options=cast("dict[str, Any]", OmegaConf.to_container(composed.hydra.runtime.choices)),
+            config=OmegaConf.to_yaml(run_config(composed)),
+        )
+
+
+def _objectives(sweep: schema.Sweep, base: Base) -> Objectives:
+    if sweep.objectives:
+        return sweep.objectives
+    checkpoint = OmegaConf.create(base.config).checkpoint
+    if checkpoint.monitor is None:
+        hint = "set checkpoint.monitor, or sweep.objectives={train/loss: min}"
+        raise UserError(f"checkpoint.monitor=null: there is nothing to compare the jobs by; {hint}")
+    return {checkpoint.monitor: checkpoint.mode}
+
+
+def _where(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:3]))
+    more = f" and {len(numbers) - 3} more" if len(numbers) > 3 else ""
+    return f" (job{'s' if len(numbers) > 1 else ''} {shown}{more})"

@@ -1,0 +1,177 @@
+import math
+from datetime import UTC, datetime
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from litlab import schema
+from litlab.runs.run import Metrics, Record
+from litlab.sweeps.plan import Base, Plan
+from litlab.sweeps.space import Dimension
+from litlab.sweeps.study import JOURNAL, Lock, Pruner, Study, journal
+
+COMMON = {"objectives": None, "pruner": "none", "on_error": "continue", "dry_run": False}
+LR = Dimension(key="lr", low=1e-4, high=1.0, log=True)
+WIDTH = Dimension(key="width", low=8, high=64, step=8)
+KIND = Dimension(key="kind", choices=["a", "[8,16]"])
+
+
+def sampled(sampler, n_trials=20, seed=0, objectives=None):
+    settings = schema.Sampled(**COMMON, sampler=sampler, n_trials=n_trials, seed=seed)
+    return plan([LR, WIDTH, KIND], settings, [], n_trials, objectives)
+
+
+def gridded(jobs=3):
+    settings = schema.Grid(**COMMON, sampler="grid", zip=[], exclude=[])
+    choices = [str(number) for number in range(jobs)]
+    return plan([Dimension(key="seed", choices=choices)], settings, [{"seed": value} for value in choices], jobs)
+
+
+def plan(dimensions, settings, jobs, planned, objectives=None):
+    base = Base(choices={}, options={}, config="")
+    return Plan(
+        dimensions=dimensions,
+        bases=[base],
+        sampling=settings,
+        objectives=objectives or {"val/acc": "max"},
+        jobs=jobs,
+        planned=planned,
+    )
+
+
+def record(status="done", **metrics):
+    return Record(
+        command="train", status=status, started=datetime.now(UTC), seed=0, python="", versions={},
+        training_seconds=2.0, metrics=Metrics(monitor="val/acc", best=metrics.get("best", {})),
+    )  # fmt: skip
+
+
+def quality(params):
+    """Best in the middle of the interval, at a width of 40."""
+    return 1 - abs(math.log10(float(params["lr"])) + 2) / 4 - abs(int(params["width"]) - 40) / 100
+
+
+def work_off(study, jobs):
+    done = []
+    for _ in range(jobs):
+        number, params = study.next()
+        study.tell(number, record(best={"val/acc": quality(params)}), None)
+        done.append((number, params))
+    return done
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_a_study_that_is_opened_again_draws_what_it_would_have(tmp_path, sampler):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    undisturbed = work_off(Study(tmp_path / "a", sampled(sampler)), 20)
+    stopped = [work_off(Study(tmp_path / "b", sampled(sampler)), 1)[0] for _ in range(5)]
+    begun = Study(tmp_path / "b", sampled(sampler)).next()  # and then its process was killed
+    rest = work_off(Study(tmp_path / "b", sampled(sampler)), 15)
+    assert rest[0] == begun
+    assert stopped + rest == undisturbed
+    assert Study(tmp_path / "b", sampled(sampler)).next() is None
+    assert len({params["lr"] for _, params in undisturbed}) == 20
+    (tmp_path / "c").mkdir()
+    other = work_off(Study(tmp_path / "c", sampled(sampler, seed=1)), 20)
+    assert not {params["lr"] for _, params in other} & {params["lr"] for _, params in undisturbed}
+
+
+def test_a_grid_is_a_study_of_which_optunas_tools_know_all(tmp_path):
+    study = Study(tmp_path, gridded(4))
+    work = [study.next() for _ in range(3)]
+    assert work == [(0, {"seed": "0"}), (1, {"seed": "1"}), (2, {"seed": "2"})]
+    study.tell(0, record(best={"val/acc": 0.5}), None)
+    study.tell(1, record("failed"), "RuntimeError: no")
+    study.tell(2, record("interrupted"), "killed by SIGKILL")
+    read = optuna.load_study(study_name="sweep", storage=journal(tmp_path))
+    states = [TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING]
+    assert [trial.state for trial in read.trials] == states
+    assert read.best_trial.params == {"seed": "0"}
+    assert read.trials[1].user_attrs == {"reason": "RuntimeError: no"}
+    again = Study(tmp_path, gridded(4))
+    assert [again.next(), again.next(), again.next()] == [(2, {"seed": "2"}), (3, {"seed": "3"}), None]
+
+
+def test_more_trials_may_be_asked_for(tmp_path):
+    work_off(Study(tmp_path, sampled("random", 3)), 3)
+    assert Study(tmp_path, sampled("random", 3)).next() is None
+    assert [number for number, _ in work_off(Study(tmp_path, sampled("random", 5)), 2)] == [3, 4]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, None])
+def test_an_objective_that_is_no_number_is_a_failure(tmp_path, value):
+    study = Study(tmp_path, gridded())
+    study.next()
+    study.tell(0, record(best={} if value is None else {"val/acc": value}), None)
+    (trial,) = study.ended()
+    assert trial.state == TrialState.FAIL
+    assert trial.user_attrs["reason"] == f"val/acc: no number, but [{value}]"
+
+
+def test_of_several_objectives_those_are_best_that_no_other_beats_in_all(tmp_path):
+    study = Study(tmp_path, sampled("tpe", 3, objectives={"val/acc": "max", "val/loss": "min"}))
+    for accuracy, loss in [(0.9, 0.5), (0.8, 0.6), (0.7, 0.1)]:
+        number, _ = study.next()
+        study.tell(number, record(best={"val/acc": accuracy, "val/loss": loss}), None)
+    assert [trial.number for trial in study.best()] == [0, 2]
+
+
+def test_tpe_does_better_than_chance(tmp_path):
+    found = {}
+    for sampler in ("random", "tpe"):
+        (tmp_path / sampler).mkdir()
+        plan = sampled(sampler, 40)
+        jobs = work_off(Study(tmp_path / sampler, plan), 40)
+        found[sampler] = sum(quality(params) for _, params in jobs[20:]) / 20
+    assert found["tpe"] > found["random"] + 0.1
+
+
+def test_a_journal_whose_last_line_was_cut_off_is_mended(tmp_path):
+    whole = work_off(Study(tmp_path, sampled("random")), 3)
+    with (tmp_path / JOURNAL).open("a") as file:
+        file.write('{"op_code":4,"worker_id":"x","study')
+    study = Study(tmp_path, sampled("random"))
+    assert [trial.number for trial in study.ended()] == [number for number, _ in whole]
+    assert work_off(study, 1)[0][0] == 3
+
+
+def test_a_lock_ends_with_its_process(tmp_path):
+    import multiprocessing
+    import os
+    import signal
+
+    def hold():
+        Lock(tmp_path / "lock").acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    process = multiprocessing.get_context("fork").Process(target=hold)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert Lock(tmp_path / "lock").acquire()
+
+
+def test_pruning_stops_what_does_worse_than_half_and_never_the_best(tmp_path):
+    study = Study(tmp_path, gridded(9))
+    stopped = []
+    for level in (5, 4, 6, 3, 7, 2, 8, 1, 9):
+        number, _ = study.next()
+        pruner = Pruner(tmp_path, number, "median")
+        pruned = any(pruner(epoch, level * (epoch + 1)) for epoch in range(4))
+        stopped.append(pruned)
+        study.tell(number, record("pruned") if pruned else record(best={"val/acc": float(level)}), None)
+    assert stopped == [False] * 5 + [True, False, True, False]  # Optuna lets the first five go on
+    assert study.best()[0].values == [9.0]
+    assert [trial.state for trial in study.trials()].count(TrialState.PRUNED) == 2
+
+
+def test_a_job_that_goes_on_reports_a_validation_once(tmp_path):
+    study = Study(tmp_path, gridded())
+    study.next()
+    assert not Pruner(tmp_path, 0, "median")(0, 0.5)
+    again = Pruner(tmp_path, 0, "median")
+    assert not again(0, 0.5)
+    assert not again(1, 0.6)
+    assert Study(tmp_path, gridded()).trials()[0].intermediate_values == {0: 0.5, 1: 0.6}

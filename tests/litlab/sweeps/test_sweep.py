@@ -1,0 +1,329 @@
+"""Whole sweeps, in processes of their own."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from conftest import SHORT
+from processes import Process, at, contents, run
+
+import litlab.sweeps.launchers
+from digits.classifier import Classifier
+from litlab.compare import compare
+from litlab.runs.run import Run
+
+pytestmark = pytest.mark.usefixtures("mnist_dir")
+
+LAUNCHERS = ["basic", "local"]
+
+
+def sweep_arguments(folder, *arguments):
+    return ["-m", *arguments, *SHORT, f"paths.logs={folder}/logs"]
+
+
+def statuses(sweep):
+    jobs = sorted((path for path in sweep.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+    return [record(job)["status"] if (job / "run.json").exists() else "not begun" for job in jobs]
+
+
+def record(job):
+    return json.loads((job / "run.json").read_text())
+
+
+def only(folder):
+    (sweep,) = (folder / "logs" / "train" / "multiruns").iterdir()
+    return sweep
+
+
+def table(sweep):
+    """What compare prints of a sweep, but for the times."""
+    rows = json.loads(compare([sweep]).as_json())["groups"]
+    return [{key: value for key, value in row.items() if key not in ("seconds", "runs")} for row in rows]
+
+
+GRID = (
+    "seed=1,2,3",
+    "optimizer.lr=0.001,0.01",
+    "data.batch_size=20,50",
+    "sweep.exclude=['seed==3 and optimizer.lr<0.01']",
+)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    ended = run(folder, "train", *sweep_arguments(folder, *GRID))
+    assert ended.code == 0, ended.err
+    return only(folder), ended.out
+
+
+def test_a_sweep_compares_its_jobs_and_keeps_the_best(undisturbed, tmp_path):
+    sweep, out = undisturbed
+    assert statuses(sweep) == ["done"] * 10
+    assert all(record(sweep / str(job))["metrics"]["test"] == {} for job in range(10))
+    accuracies = [
+        max(one["metrics"]["val/acc"] for one in record(sweep / str(job))["metrics"]["validations"])
+        for job in range(10)
+    ]
+    best = accuracies.index(max(accuracies))
+    assert f"best job {best}: val/acc {accuracies[best]:.4g}, seed=" in out
+    assert "10 jobs: 10 done\n" in out
+    assert {"parameters.png", "parallel.png"} <= {path.name for path in (sweep / "pictures").iterdir()}
+    (file,) = (sweep / "experiment").iterdir()
+    assert f"the same again: train experiment={file}\n" in out
+    again = run(tmp_path, "train", f"experiment={file}", f"hydra.run.dir={tmp_path}/again")
+    assert again.code == 0, again.err
+    assert record(tmp_path / "again")["metrics"]["best"] == record(sweep / str(best))["metrics"]["best"]
+    assert record(tmp_path / "again")["metrics"]["test"]
+
+
+def test_a_sweep_that_is_killed_again_and_again_ends_in_the_same_table(undisturbed, tmp_path):
+    sweep, _ = undisturbed
+    moments = random.Random(0)
+    arguments = sweep_arguments(tmp_path, *GRID)
+    kills = 0
+    while kills < 3:
+        process = Process(tmp_path, "train", *arguments)
+        process.wait_for(lambda: (tmp_path / "logs" / "train" / "multiruns").exists())
+        time.sleep(moments.uniform(0.1, 1.2))
+        process.send(signal.SIGKILL)
+        kills += process.end().code == -signal.SIGKILL
+        arguments = ["-m", f"resume={only(tmp_path)}"]
+    ended = run(tmp_path, "train", *arguments)
+    assert ended.code == 0, ended.err
+    assert table(only(tmp_path)) == table(sweep)
+    done = {file: text for file, text in contents(only(tmp_path)).items() if file.name == "run.json"}
+    nothing_left = run(tmp_path, "train", *arguments)
+    assert nothing_left.code == 0
+    assert {file: file.read_bytes() for file in done} == done
+
+
+def raise_where_the_seed_is(seeds, error):
+    def prepare():
+        step = Classifier.training_step
+
+        def training_step(module, batch, batch_idx):
+            if module.trainer.datamodule.seed in seeds and module.trainer.global_step == 5:
+                raise error
+            return step(module, batch, batch_idx)
+
+        Classifier.training_step = training_step
+
+    return prepare
+
+
+@pytest.mark.parametrize("on_error", ["continue", "stop"])
+def test_a_job_that_fails_leaves_the_others_to_go_on_if_they_should(tmp_path, on_error):
+    broken = raise_where_the_seed_is({2}, MemoryError("too much"))
+    ended = run(
+        tmp_path, "train", *sweep_arguments(tmp_path, "seed=1,2,3", f"sweep.on_error={on_error}"), prepare=broken
+    )
+    sweep = only(tmp_path)
+    assert ended.code == 1
+    assert "Traceback" in (sweep / "1" / "train.log").read_text()
+    assert record(sweep / "1")["reason"] == "MemoryError: too much"
+    if on_error == "continue":
+        assert statuses(sweep) == ["done", "failed", "done"]
+        assert ended.lines() == ["train: 1 of 3 jobs is not done"]
+        assert "1    failed  MemoryError: too much" in ended.out
+        assert "3 jobs: 2 done, 1 failed" in ended.out
+    else:
+        assert statuses(sweep) == ["done", "failed"]
+        assert "3 jobs: 1 done, 1 failed, 1 missing" in ended.out
+        assert ended.lines()[0].startswith("train: 2 of 3 jobs are not done; the rest is done by: ")
+        assert run(tmp_path, "train", "-m", f"resume={sweep}").code == 1
+        assert statuses(sweep) == ["done", "failed", "done"]
+
+
+def test_a_signal_stops_the_sweep_and_it_goes_on_exactly(undisturbed, tmp_path):
+    sweep, _ = undisturbed
+    process = Process(tmp_path, "train", *sweep_arguments(tmp_path, *GRID))
+    process.wait_for(lambda: list((tmp_path / "logs" / "train" / "multiruns").glob("*/3/run.json")))
+    process.send(signal.SIGINT)
+    stopped = process.end()
+    assert (stopped.code, stopped.err) == (130, "train: stopped by SIGINT\n")
+    assert f"the sweep goes on with: python -m litlab train -m resume={only(tmp_path)}\n" in stopped.out
+    assert "interrupted" in statuses(only(tmp_path))
+    assert len(statuses(only(tmp_path))) < 10
+    assert run(tmp_path, "train", "-m", "resume=last", f"paths.logs={tmp_path}/logs").code == 0
+    assert table(only(tmp_path)) == table(sweep)
+
+
+def test_several_jobs_at_once_end_in_the_same_table(undisturbed, tmp_path):
+    sweep, _ = undisturbed
+    ended = run(tmp_path, "train", *sweep_arguments(tmp_path, *GRID, "launcher=local"))
+    assert ended.code == 0, ended.err
+    assert table(only(tmp_path)) == table(sweep)
+    assert "training on cpu" in (only(tmp_path) / "3" / "train.log").read_text()
+    assert "training on cpu" not in ended.out
+
+
+def pids(sweep):
+    """Of the processes that have the log of one of the sweep's jobs open."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            files = [file.readlink() for file in (process / "fd").iterdir()]
+            if any(file.is_relative_to(sweep) and file.name == "train.log" for file in files):
+                found.append(int(process.name))
+    return found
+
+
+LONGER = ("seed=1,2,3,4", "trainer.max_epochs=40", "trainer.limit_train_batches=60", "launcher=local")
+
+
+def begun(folder, *arguments):
+    """A sweep of several jobs at once, in the middle of the first two."""
+    process = Process(folder, "train", *sweep_arguments(folder, *LONGER), *arguments)
+    jobs = folder / "logs" / "train" / "multiruns"
+    process.wait_for(lambda: len(list(jobs.glob("*/*/checkpoints/last.ckpt"))) >= 2)
+    return process, only(folder)
+
+
+def test_of_several_at_once_one_is_killed_and_goes_on_later(tmp_path):
+    process, sweep = begun(tmp_path)
+    os.kill(pids(sweep)[0], signal.SIGKILL)
+    ended = process.end()
+    assert ended.code == 1
+    assert sorted(statuses(sweep)) == ["done", "done", "done", "interrupted"]
+    assert "interrupted: killed by SIGKILL" in ended.out
+    assert "train -m resume=" in ended.err
+    assert run(tmp_path, "train", "-m", f"resume={sweep}").code == 0
+    assert statuses(sweep) == ["done"] * 4
+
+
+def test_a_signal_stops_several_at_once_and_they_go_on(tmp_path):
+    process, sweep = begun(tmp_path, "trainer.max_epochs=300")
+    process.send(signal.SIGTERM)
+    ended = process.end()
+    assert (ended.code, ended.err) == (143, "train: stopped by SIGTERM\n")
+    assert statuses(sweep) == ["interrupted", "interrupted"]
+    assert [record(sweep / job)["reason"] for job in ("0", "1")] == ["SIGUSR1", "SIGUSR1"]
+    assert pids(sweep) == []
+
+
+def test_jobs_stop_with_their_sweep_and_are_waited_for(tmp_path):
+    process, sweep = begun(tmp_path)
+    process.send(signal.SIGKILL)
+    process.end()
+    ended = run(tmp_path, "train", "-m", f"resume={sweep}", "launcher=local")
+    assert ended.code == 0, ended.err
+    assert statuses(sweep) == ["done"] * 4
+
+
+def test_a_sweep_is_one_processes_at_a_time(tmp_path):
+    process, sweep = begun(tmp_path)
+    refused = run(tmp_path, "train", "-m", f"resume={sweep}")
+    assert (refused.code, refused.err) == (2, f"train: {sweep} is in use: another process is at work on this sweep\n")
+    process.send(signal.SIGTERM)
+    process.end()
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_hopeless_jobs_are_pruned(tmp_path, launcher):
+    drawn = [
+        "sweep=random",
+        "sweep.n_trials=8",
+        "optimizer.lr=choice(0.003,0.000001)",
+        "sweep.pruner=median",
+        "sweep.seed=2",
+    ]
+    several = ["trainer.max_epochs=3", f"launcher={launcher}"]
+    ended = run(tmp_path, "train", *sweep_arguments(tmp_path, *drawn), *several)
+    assert ended.code == 0, ended.err
+    records = [Run.open(only(tmp_path) / str(job)).record for job in range(8)]
+    pruned = [record for record in records if record.status == "pruned"]
+    assert pruned
+    assert {record.settings["optimizer"]["lr"] for record in pruned} == {0.000001}
+    last = pruned[0].metrics.validations[-1]
+    assert pruned[0].reason == f"val/acc {last.metrics['val/acc']:.4g} after {last.step} steps"
+    assert "pruned: val/acc" in ended.out if launcher == "basic" else "pruned, val/acc" in ended.out
+
+
+def test_several_objectives(tmp_path):
+    both = "sweep.objectives={val/acc:max,val/loss:min}"
+    ended = run(tmp_path, "train", *sweep_arguments(tmp_path, "seed=1,2", "optimizer.lr=0.001,0.01", both))
+    assert ended.code == 0, ended.err
+    assert "val/loss " in next(line for line in ended.out.splitlines() if line.startswith("best job "))
+
+
+def test_a_dry_run_only_lists(tmp_path):
+    ended = run(tmp_path, "train", *sweep_arguments(tmp_path, "seed=1,2", "sweep.dry_run=true"))
+    assert (ended.code, ended.out) == (0, "0: seed=1\n1: seed=2\n2 jobs\n")
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["-m", "data.batch_size=50,0"], "train: data.batch_size=0: should be greater than 0 (job 1)"),
+        (["-m", "sweep=tpe", "sweep.n_trials=0", "seed=1,2"], "train: sweep.n_trials=0: should be greater than 0"),
+        (["-m", "sweep.zap=[]", "seed=1,2"], "train: sweep.zap=[]: no such key, did you mean sweep.zip?"),
+        (["-m", "sweep.zip=[seed,x]", "seed=1,2"], "train: sweep.zip: x has not several values; there is seed"),
+        (["-m", "launcher.n_jobs=2", "seed=1,2"], "train: launcher.n_jobs=2: no such key"),
+        (
+            ["-m", "launcher=local", "launcher.n_jobs=0", "seed=1,2"],
+            "train: launcher.n_jobs=0: should be greater than 0",
+        ),
+        (["-m", "optimizer=adam,sdg"], "train: optimizer=sdg: no such option, did you mean optimizer=sgd?"),
+        (["-m", "resume=nowhere"], "train: resume=nowhere: no sweep's folder, it holds no plan.json"),
+        (["-m", "resume=last"], "train: resume=last: there is no sweep in "),
+        (["sweep=tpe"], "train: sweep=tpe: is for a sweep; add -m, or leave it out"),
+        (["-m", "hydra.sweep.dir=/proc/x", "seed=1,2"], "train: /proc/x cannot be used: "),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_and_no_folder_is_made(tmp_path, monkeypatch, arguments, line):
+    monkeypatch.chdir(tmp_path)
+    ended = run(tmp_path, "train", *arguments, f"paths.logs={tmp_path}/logs")
+    assert ended.code == 2
+    assert ended.err.startswith(line), ended.err
+    assert ended.err.count("\n") == 1
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_sweep_goes_on_only_as_what_it_was(tmp_path):
+    drawn = sweep_arguments(tmp_path, "sweep=random", "optimizer.lr=interval(0.001,0.1)")
+    assert run(tmp_path, "train", *drawn, "sweep.n_trials=2").code == 0
+    resume = f"resume={only(tmp_path)}"
+    other = run(tmp_path, "train", *drawn, "sweep.n_trials=2", "optimizer=sgd", resume)
+    assert other.code == 2
+    assert "was planned with other settings than these" in other.err
+    assert run(tmp_path, "train", *drawn, "sweep.n_trials=3", resume).code == 0
+    assert statuses(only(tmp_path)) == ["done"] * 3
+    assert run(tmp_path, "train", *drawn, "sweep.n_trials=2", resume).code == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (("digits.mnist.MNISTDataModule", "os.system"), "a config may not build this"),
+        (("seed: 1", "seed: ${new_folder:/tmp/x}"), "calls new_folder: no run's config does"),
+    ],
+)
+def test_a_sweep_from_somebody_else_runs_no_code(tmp_path, change, line):
+    stop = at("on_train_epoch_end", 1, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    run(tmp_path, "train", *sweep_arguments(tmp_path, "optimizer.lr=0.1,0.2", "seed=1"), prepare=stop)
+    plan = only(tmp_path) / "plan.json"
+    plan.write_text(plan.read_text().replace(*change))
+    ended = run(tmp_path, "train", "-m", f"resume={only(tmp_path)}")
+    assert ended.code in (1, 2)
+    assert line in ended.out + ended.err
+    assert "Traceback" not in ended.err
+    assert statuses(only(tmp_path))[1:] in ([], ["not begun"])
+
+
+def test_each_job_at_once_has_its_share_of_the_machine(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4})
+    slots = litlab.sweeps.launchers.Local(n_jobs=2, jobs_per_device=1)._slots()
+    assert [slot.cores for slot in slots] == [{0, 2, 4}, {1, 3}]
+    many = litlab.sweeps.launchers.Local(n_jobs=7, jobs_per_device=1)._slots()
+    assert [len(slot.cores) for slot in many] == [1] * 7
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    gpus = litlab.sweeps.launchers.Local(n_jobs=9, jobs_per_device=2)._slots()
+    assert [slot.gpu for slot in gpus] == [0, 0, 1, 1]
+    assert [slot.gpu for slot in litlab.sweeps.launchers.Local(n_jobs=3, jobs_per_device=2)._slots()] == [0, 0, 1]
