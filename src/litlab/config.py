@@ -105,7 +105,8 @@ def parse(text: str, file: Path) -> DictConfig:
     """
     try:
         # A few lines that repeat each other can grow beyond all memory, and a call does something.
-        repeats = text.count("${") > MOST_REFERENCES or any(isinstance(token, AliasToken) for token in yaml.scan(text))
+        aliases = "*" in text and any(isinstance(token, AliasToken) for token in yaml.scan(text))
+        repeats = aliases or text.count("${") > MOST_REFERENCES
         calls = {name.strip() for name in re.findall(r"\$\{([^:}]*):", text)} - {"oc.env", "project_root"}
         config = None if repeats or calls else OmegaConf.create(text)
     except Exception as error:

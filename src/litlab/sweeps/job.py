@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from functools import cache
 from logging.config import dictConfig
 from pathlib import Path
 from typing import Any, cast
@@ -61,7 +62,11 @@ def run(job: Job) -> str | None:
 
 def _log_into(folder: Path) -> None:
     """Log as a single run does, which Hydra sees to."""
-    own = {"job_logging": OmegaConf.load(CONFIGS / "hydra" / "job_logging" / "litlab.yaml")}
-    hydra = {**own, "runtime": {"output_dir": str(folder)}, "job": {"name": "train"}}
+    hydra = {"job_logging": _logging(), "runtime": {"output_dir": str(folder)}, "job": {"name": "train"}}
     settings = OmegaConf.to_container(OmegaConf.create({"hydra": hydra}).hydra.job_logging, resolve=True)
     dictConfig(cast("dict[str, Any]", settings))
+
+
+@cache
+def _logging() -> Any:
+    return OmegaConf.load(CONFIGS / "hydra" / "job_logging" / "litlab.yaml")
