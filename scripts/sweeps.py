@@ -4,18 +4,23 @@ Each sweep is a `train -m` in a process of its own, forked from this one so that
 """
 
 import argparse
+import json
 import multiprocessing.connection
 import multiprocessing.queues
 import os
+import random
+import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -25,9 +30,11 @@ from rich.table import Table
 import litlab.train
 from digits.mnist import prepare
 from litlab import cli, schema
+from litlab.compare import compare
 from litlab.runs.files import write_text
 from litlab.runs.run import Record, Run
 
+LITLAB = (sys.executable, "-m", "litlab")
 ROOT = Path(__file__).resolve().parents[1]
 FORK = multiprocessing.get_context("fork")
 Memory = multiprocessing.queues.SimpleQueue[float]
@@ -37,7 +44,15 @@ SPACE = (
     "optimizer.lr=tag(log,interval(1e-5,1.0))", "optimizer.eps=tag(log,interval(1e-8,1.0))",
     "model.label_smoothing=interval(0.0,0.5)", "data.batch_size=choice(20,50,100)", "augment=choice(none,affine)",
 )  # fmt: skip
-SHORT = ("trainer.max_epochs=1", "trainer.limit_train_batches=100", "trainer.val_check_interval=20", "logger=none")
+SHORT = (
+    "trainer.max_epochs=1",
+    "trainer.limit_train_batches=100",
+    "trainer.val_check_interval=20",
+    "trainer.limit_val_batches=4",
+    "logger=none",
+)
+GRID = ("seed=1,2,3", "optimizer.lr=0.001,0.003", "data.batch_size=50,100", "trainer.max_epochs=1")
+KILLS = 3
 KINDS = {
     "random": ("sweep=random",),
     "tpe": ("sweep=tpe",),
@@ -47,7 +62,7 @@ KINDS = {
 
 def main() -> None:
     """Measure what the command line says, by default all."""
-    measures = {"search": search, "cost": cost, "parallel": parallel}
+    measures = {"search": search, "survive": survive, "cost": cost, "parallel": parallel}
     parser = argparse.ArgumentParser(prog="scripts/sweeps", description="Measures sweeps.")
     parser.add_argument("measures", nargs="*", metavar="|".join(measures), help="what to measure (all)")
     asked = parser.parse_args().measures or list(measures)
@@ -70,17 +85,16 @@ def search(folder: Path) -> Table:
             kind, seed = todo.pop(0)
             settings = (*KINDS[kind], f"sweep.n_trials={TRIALS}", f"sweep.seed={seed}", f"seed={seed}")
             running[kind, seed] = train(folder / f"{kind} {seed}", 1, *settings, *SPACE, *SHORT)
-        multiprocessing.connection.wait([process.sentinel for process in running.values()])
-        ended = next(sweep for sweep, process in running.items() if not process.is_alive())
+        sentinels: dict[Any, tuple[str, int]] = {process.sentinel: sweep for sweep, process in running.items()}
+        ended = sentinels[multiprocessing.connection.wait(list(sentinels))[0]]
         running.pop(ended).join()
         found[ended] = [Run.open(file).record for file in (folder / f"{ended[0]} {ended[1]}").glob("*/run.json")]
     steps = {kind: statistics.mean(sum(map(steps_of, found[kind, seed])) for seed in range(SEEDS)) for kind in KINDS}
     for kind in KINDS:
         best = [max(map(accuracy_of, found[kind, seed])) for seed in range(SEEDS)]
         by_seed = " ".join(f"{value:.4f}" for value in best)
-        table.add_row(
-            kind, f"{statistics.mean(best):.4f}", by_seed, f"{steps[kind]:.0f}", f"{steps[kind] / steps['tpe']:.2f}"
-        )
+        share = f"{steps[kind] / steps['tpe']:.2f}"
+        table.add_row(kind, f"{statistics.mean(best):.4f}", by_seed, f"{steps[kind]:.0f}", share)
     return table
 
 
@@ -94,19 +108,50 @@ def steps_of(record: Record) -> int:
     return record.metrics.validations[-1].step if record.metrics.validations else 0
 
 
-def cost(folder: Path) -> Table:
-    """What does the sweeper itself take, when training takes nothing?"""
-    table = Table("jobs that do nothing", "ms a job", "more memory at the end, MB", box=None)
-    for jobs in (100, 1000):
-        before, after = FORK.SimpleQueue(), FORK.SimpleQueue()
-        started = time.perf_counter()
-        nothing = partial(do_nothing, before=before)
-        train(
-            folder / f"cost {jobs}", 1, f"seed=range({jobs})", instead=nothing, at_end=partial(note_memory, after)
-        ).join()
-        seconds = time.perf_counter() - started
-        table.add_row(str(jobs), f"{1000 * seconds / jobs:.1f}", f"{after.get() - before.get():.0f}")
+def survive(folder: Path, overrides: Sequence[str] = GRID, seconds: float = 20) -> Table:
+    """Does a sweep that is killed and resumed, again and again, end in the table of one that was left alone?"""
+    moments, kills = random.Random(0), 0  # noqa: S311
+    left_alone, killed = folder / "left alone", folder / "killed"
+    train(left_alone, 1, *overrides).join()
+    while kills < KILLS:
+        sweep = train(killed, 1, *([f"resume='{killed}'"] if (killed / "plan.json").exists() else overrides))
+        sweep.join(moments.uniform(seconds / 4, seconds))
+        sweep.kill()
+        sweep.join()
+        kills += sweep.exitcode == -signal.SIGKILL
+    train(killed, 1, f"resume='{killed}'").join()
+    jobs = len(list(killed.glob("*/run.json")))
+    table = Table("jobs", "SIGKILLs", "the same table", box=None)
+    table.add_row(str(jobs), str(kills), "yes" if rows(killed) == rows(left_alone) else "NO")
     return table
+
+
+def rows(sweep: Path) -> list[dict[str, Any]]:
+    """What compare says of a sweep, to the last digit; but for the times and the folders."""
+    groups = json.loads(compare([sweep]).as_json())["groups"]
+    return [{key: value for key, value in group.items() if key not in ("seconds", "runs")} for group in groups]
+
+
+def cost(folder: Path, sizes: Sequence[int] = (100, 1000)) -> Table:
+    """What does the sweeper itself take, when training takes nothing, and comparing what it left behind?"""
+    table = Table("jobs that do nothing", "ms a job", "more memory at the end, MB", "compare, s", box=None)
+    for jobs in sizes:
+        before, after = FORK.SimpleQueue(), FORK.SimpleQueue()
+        sweep, nothing = folder / f"cost {jobs}", partial(do_nothing, before=before)
+        seconds = timed(
+            train(sweep, 1, f"seed=range({jobs})", instead=nothing, at_end=partial(note_memory, after)).join
+        )
+        comparing = timed(partial(subprocess.run, [*LITLAB, "compare", sweep], check=True, stdout=subprocess.DEVNULL))
+        growth = after.get() - before.get()
+        table.add_row(str(jobs), f"{1000 * seconds / jobs:.1f}", f"{growth:.0f}", f"{comparing:.2f}")
+    return table
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds it takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 def do_nothing(config: schema.Train, folder: Path, before: Memory, **_: object) -> None:
@@ -128,13 +173,10 @@ def parallel(folder: Path) -> Table:
     """Do two jobs of the default recipe take less time at once than one after the other?"""
     table = Table("2 jobs of the default recipe", "s", box=None)
     cores = len(os.sched_getaffinity(0))
-    for launcher, words in {
-        "basic": f"one after the other, {cores} threads",
-        "local": "2 at once, the threads shared",
-    }.items():
-        started = time.perf_counter()
-        train(folder / launcher, cores, "seed=1,2", f"launcher={launcher}").join()
-        table.add_row(words, f"{time.perf_counter() - started:.1f}")
+    ways = {"basic": f"one after the other, {cores} threads", "local": f"2 at once, {cores // 2} each"}
+    for launcher, words in ways.items():
+        seconds = timed(train(folder / launcher, cores, "seed=1,2", f"launcher={launcher}").join)
+        table.add_row(words, f"{seconds:.1f}")
     return table
 
 

@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
-from hydra._internal.utils import get_args
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from litlab import schema
+from litlab.arguments import of_compare, of_train
 from litlab.config import check, explain, load, run_config, without
 from litlab.errors import TrainingError, UserError
 from litlab.interruption import Interrupted, stop
@@ -42,13 +41,7 @@ started = threading.Event()
 
 def train() -> None:
     """`train [OVERRIDES]`: train, then test the best weights."""
-    # The key is a group of two, and for the usual one there is a short name.
-    arguments = [re.sub(r"^resume=", "resume.run=", argument) for argument in sys.argv]
-    # An experiment may also be a file in any folder `experiment`, such as those that sweeps write.
-    file = re.compile(r"experiment=(?P<folder>.*?)/?experiment/(?P<name>[^/]+)\.yaml")
-    folders = [match["folder"] or "." for match in map(file.fullmatch, arguments) if match]
-    sys.argv = [*(file.sub(r"experiment=\g<name>", argument) for argument in arguments)]
-    sys.argv += [f"--config-dir={Path(folder).absolute()}" for folder in folders]
+    sys.argv[1:] = of_train(sys.argv[1:])
     _run("train", _train)
 
 
@@ -64,7 +57,7 @@ def reproduce() -> None:
 
 def compare() -> None:
     """`compare FOLDER… [where='optimizer.lr<0.01']`: runs side by side, grouped by their settings without the seed."""
-    sys.argv[1:] = _in_hydras_grammar(sys.argv[1:])
+    sys.argv[1:] = of_compare(sys.argv[1:])
     _run("compare", _compare)
 
 
@@ -135,19 +128,6 @@ def _compare(composed: DictConfig) -> None:
     folders = [Path(folder).expanduser() for folder in config.folders]
     comparison = compare_function(folders, config.metric, config.mode, config.where)
     report(comparison, config.format, Path(config.pictures).expanduser() if config.pictures else None)
-
-
-def _in_hydras_grammar(arguments: Sequence[str]) -> list[str]:
-    """The arguments of `compare` with a key for its folders, and quotes around conditions; Hydra knows neither."""
-    given: list[str] = get_args(arguments).overrides
-    folders = [text for text in given if Path(text).exists() or not re.match(r"[+~]*[A-Za-z_][\w./@:]*=", text)]
-    kept = [text for text in arguments if text not in folders]
-    quoted = [re.sub(r"(?s)^where=(.*)", lambda match: f"where={_quoted(match[1])}", text) for text in kept]
-    return [*quoted, f"folders=[{','.join(map(_quoted, folders))}]"] if folders else quoted
-
-
-def _quoted(text: str) -> str:
-    return QuotedString(text, Quote.double).with_quotes()
 
 
 def _path(run: str | int, paths: schema.Paths) -> Path:

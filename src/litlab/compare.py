@@ -10,7 +10,7 @@ from litlab.conditions import Condition, parse
 from litlab.errors import UserError
 from litlab.refusals import one_line
 from litlab.runs.run import Record, Run
-from litlab.runs.tables import Comparison, Mode, entry, find, flat, grouped, in_words, results
+from litlab.runs.tables import Comparison, Mode, entry, find, flat, grouped, in_words
 
 Format = Literal["table", "json", "csv", "markdown"]
 
@@ -55,7 +55,7 @@ def _monitored(runs: Iterable[Run]) -> str:
 
 
 def _require_measured(metric: str, runs: Iterable[Run]) -> None:
-    known = {name for run in runs for name in (*results(run.record), run.record.metrics.monitor) if name}
+    known = {name for run in runs for name in (*run.record.results(), run.record.metrics.monitor) if name}
     if metric not in known:
         raise UserError(f"metric={metric}: no such metric{_did_you_mean(metric, known)}; there is {_listed(known)}")
 
@@ -84,7 +84,7 @@ def _chosen(runs: Sequence[Run], conditions: Sequence[Condition]) -> list[Run]:
 
 def _values(record: Record) -> dict[str, Any]:
     """What conditions may ask for."""
-    return flat(record.settings) | results(record) | {"seed": record.seed, "status": record.status}
+    return flat(record.settings) | record.results() | {"seed": record.seed, "status": record.status}
 
 
 def _did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -92,7 +92,7 @@ def test_the_mistake_is_told_as_shown():
 
 def test_the_choices_are_those_of_the_configs():
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE))
-    groups = "data augment model optimizer scheduler trainer callbacks logger experiment debug"
+    groups = "data augment model optimizer scheduler trainer callbacks logger sweep launcher experiment debug"
     for group in groups.split():
         options = {file.stem for file in (ROOT / "configs" / group).glob("*.yaml")}
         assert options <= set(re.findall(r"`(\w+)`", rows[group])), group
@@ -103,7 +103,7 @@ def test_is_short_and_names_what_exists():
     layout = README.rpartition("```\nconfigs/")[2].rpartition("```")[0]
     folders = {
         "src/digits": "mnist.py convnet.py classifier.py tutorial.py schema.py",
-        "src/litlab": "cli.py config.py train.py evaluate.py data engine callbacks runs",
+        "src/litlab": "cli.py config.py train.py evaluate.py compare.py data engine callbacks runs sweeps",
     }
     for folder, names in folders.items():
         for name in names.split():

@@ -58,11 +58,11 @@ def draw(comparison: Comparison, folder: Path) -> list[Path]:
 
 
 class Scale:
-    """Where values go on an axis: numbers by their size, on a logarithmic scale if they span decades; else in order."""
+    """Where values go on an axis: numbers by size, on a logarithmic scale if they span a decade; else in order."""
 
     def __init__(self, values: Sequence[Any]) -> None:
         self.is_numeric = all(_is_number(value) for value in values)
-        self.is_log = self.is_numeric and min(values) > 0 and max(values) >= 100 * min(values)
+        self.is_log = self.is_numeric and min(values) > 0 and max(values) >= 10 * min(values)
         self.categories = [] if self.is_numeric else sorted({_text(value) for value in values}, key=_natural)
 
     def place(self, value: Any) -> float:

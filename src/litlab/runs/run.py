@@ -1,5 +1,6 @@
 """A run is its folder: `config.yaml`, `run.json`, the checkpoints, the curves and the log."""
 
+import math
 import os
 import re
 import shlex
@@ -115,13 +116,16 @@ class Record(Part):
     python: str
     versions: dict[str, str]
 
+    def results(self) -> dict[str, float]:
+        """Everything measured: when the monitored metric was best, else on the test set, else at the end; the speed."""
+        speed = {"training_seconds": self.training_seconds, "images_per_second": self.images_per_second}
+        known = {name: value for name, value in speed.items() if value is not None}
+        return known | self.metrics.last | self.metrics.test | self.metrics.best
+
     def measured(self, name: str) -> float | None:
-        """The value of a metric, by its name: when the monitored one was best, or else tested, or last; or a speed."""
-        metrics = self.metrics
-        speeds = {"training_seconds": self.training_seconds, "images_per_second": self.images_per_second}
-        return next(
-            (found[name] for found in (metrics.best, metrics.test, metrics.last, speeds) if name in found), None
-        )
+        """What was measured by that name; None if it is not there, or not finite."""
+        value = self.results().get(name)
+        return value if value is not None and math.isfinite(value) else None
 
 
 class Run:

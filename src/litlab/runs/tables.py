@@ -22,7 +22,7 @@ from rich.table import Table
 from litlab.errors import UserError
 from litlab.refusals import as_override, one_line
 from litlab.runs.files import read_text
-from litlab.runs.run import Record, Run, Status
+from litlab.runs.run import Run, Status
 
 Mode = Literal["min", "max"]
 
@@ -114,7 +114,7 @@ class Entry:
 def entry(run: Run, metric: str) -> Entry:
     """The run with its settings and its value of the metric."""
     done = run.record.status == "done"
-    return Entry(run, _relevant(flat(run.record.settings)), value_of(run.record, metric) if done else None)
+    return Entry(run, _relevant(flat(run.record.settings)), run.record.measured(metric) if done else None)
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -150,19 +150,6 @@ def _relevant(settings: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in settings.items()
         if key not in paths and key not in WITHOUT_EFFECT and not (key.rpartition(".")[2] == "seed" and value == seed)
     }
-
-
-def results(record: Record) -> dict[str, float]:
-    """Everything a run has measured: when it was best, else on the test set, else at its end; and its speed."""
-    speed = {"training_seconds": record.training_seconds, "images_per_second": record.images_per_second}
-    known = {name: value for name, value in speed.items() if value is not None}
-    return known | record.metrics.last | record.metrics.test | record.metrics.best
-
-
-def value_of(record: Record, metric: str) -> float | None:
-    """What a run has measured by that name; None if it is not there, or neither finite nor a number."""
-    value = results(record).get(metric)
-    return value if value is not None and math.isfinite(value) else None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Optuna's study of a sweep: which jobs there are, what became of them, and which comes next."""
 
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -119,10 +118,10 @@ class Study:
         trial = optuna.Trial(self.study, self.trials()[number]._trial_id)
         if status == "done" and record:
             values = [record.measured(name) for name in self.plan.objectives]
-            if all(value is not None and math.isfinite(value) for value in values):
+            if None not in values:
                 self.study.tell(trial, cast("list[float]", values))
                 return
-            reason = f"{', '.join(self.plan.objectives)}: no number, but {values}"
+            reason = f"{', '.join(self.plan.objectives)}: {values} is no result"
         elif status == "pruned":
             self.study.tell(trial, state=TrialState.PRUNED)
             return

@@ -107,7 +107,7 @@ def test_an_objective_that_is_no_number_is_a_failure(tmp_path, value):
     study.tell(0, record(best={} if value is None else {"val/acc": value}), None)
     (trial,) = study.ended()
     assert trial.state == TrialState.FAIL
-    assert trial.user_attrs["reason"] == f"val/acc: no number, but [{value}]"
+    assert trial.user_attrs["reason"] == "val/acc: [None] is no result"
 
 
 def test_of_several_objectives_those_are_best_that_no_other_beats_in_all(tmp_path):

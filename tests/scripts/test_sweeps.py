@@ -1,0 +1,26 @@
+import pytest
+from conftest import SHORT
+from processes import script
+
+pytestmark = pytest.mark.usefixtures("mnist_dir")
+
+
+def cells(table):
+    return [list(column.cells) for column in table.columns]
+
+
+def test_a_sweep_that_is_killed_is_compared_with_one_that_was_not(tmp_path):
+    sweeps = script("sweeps")
+    survived = sweeps.survive(tmp_path, ("seed=1,2", "data.batch_size=20,50,100", *SHORT), 1)
+    assert cells(survived) == [["6"], ["3"], ["yes"]]
+    other = sweeps.train(tmp_path / "other", 1, "seed=1,3", "data.batch_size=20,50,100", *SHORT)
+    other.join()
+    assert sweeps.rows(tmp_path / "other") != sweeps.rows(tmp_path / "killed")
+
+
+def test_costs_are_measured(tmp_path):
+    (jobs,), (milliseconds,), (growth,), (seconds,) = cells(script("sweeps").cost(tmp_path, [3]))
+    assert jobs == "3"
+    assert float(milliseconds) > 0
+    assert float(seconds) > 0
+    assert abs(float(growth)) < 1000
