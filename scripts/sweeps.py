@@ -114,11 +114,12 @@ def survive(folder: Path, overrides: Sequence[str] = GRID, seconds: float = 20) 
     left_alone, killed = folder / "left alone", folder / "killed"
     train(left_alone, 1, *overrides).join()
     while kills < KILLS:
-        sweep = train(killed, 1, *([f"resume='{killed}'"] if (killed / "plan.json").exists() else overrides))
+        begun = (killed / "plan.json").exists()
+        sweep = train(killed, 1, *([f"resume='{killed}'"] if begun else overrides))
         sweep.join(moments.uniform(seconds / 4, seconds))
         sweep.kill()
         sweep.join()
-        kills += sweep.exitcode == -signal.SIGKILL
+        kills += sweep.exitcode == -signal.SIGKILL and (killed / "plan.json").exists()
     train(killed, 1, f"resume='{killed}'").join()
     jobs = len(list(killed.glob("*/run.json")))
     table = Table("jobs", "SIGKILLs", "the same table", box=None)
