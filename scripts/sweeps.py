@@ -47,7 +47,7 @@ SPACE = (
 SHORT = (
     "trainer.max_epochs=1",
     "trainer.limit_train_batches=100",
-    "trainer.val_check_interval=20",
+    "trainer.val_check_interval=10",
     "trainer.limit_val_batches=4",
     "logger=none",
 )
@@ -114,13 +114,13 @@ def survive(folder: Path, overrides: Sequence[str] = GRID, seconds: float = 20) 
     left_alone, killed = folder / "left alone", folder / "killed"
     train(left_alone, 1, *overrides).join()
     while kills < KILLS:
-        begun = (killed / "plan.json").exists()
-        sweep = train(killed, 1, *([f"resume='{killed}'"] if begun else overrides))
+        resuming = [f"resume='{killed}'"] if (killed / "plan.json").exists() else []
+        sweep = train(killed, 1, *overrides, *resuming)
         sweep.join(moments.uniform(seconds / 4, seconds))
         sweep.kill()
         sweep.join()
         kills += sweep.exitcode == -signal.SIGKILL and (killed / "plan.json").exists()
-    train(killed, 1, f"resume='{killed}'").join()
+    train(killed, 1, *overrides, f"resume='{killed}'").join()
     jobs = len(list(killed.glob("*/run.json")))
     table = Table("jobs", "SIGKILLs", "the same table", box=None)
     table.add_row(str(jobs), str(kills), "yes" if rows(killed) == rows(left_alone) else "NO")
