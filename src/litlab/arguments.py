@@ -7,15 +7,28 @@ from pathlib import Path
 from hydra._internal.utils import get_args
 from hydra.core.override_parser.types import Quote, QuotedString
 
+from litlab.errors import UserError
+
 EXPERIMENT_FILE = re.compile(r"experiment=(?P<configs>(.*/)?)experiment/(?P<name>[^/]+)\.yaml")
 
 
 def of_train(arguments: Sequence[str]) -> list[str]:
-    """`resume=X` is short for `resume.run=X`; an experiment may be a file in any folder of that name."""
-    written_out = [re.sub(r"^resume=", "resume.run=", text) for text in arguments]
-    files = [match for match in map(EXPERIMENT_FILE.fullmatch, written_out) if match]
-    named = [EXPERIMENT_FILE.sub(r"experiment=\g<name>", text) for text in written_out]
-    return [*named, *(f"--config-dir={Path(match['configs'] or '.').expanduser().absolute()}" for match in files)]
+    """`resume=X` is short for `resume.run=X`; an experiment may be a file in any folder of that name.
+
+    Raises:
+        UserError: a file is in another folder, where Hydra does not look for experiments.
+    """
+    understood, options = [], []
+    for text in arguments:
+        if match := EXPERIMENT_FILE.fullmatch(text):
+            folder = Path(match["configs"] or ".").expanduser().absolute()
+            understood.append(f"experiment={_quoted(match['name'])}")
+            options.append(f"--config-dir={folder}")
+        elif re.fullmatch(r"experiment=.*\.yaml", text):
+            raise UserError(f"{text}: the file needs to be in a folder named experiment")
+        else:
+            understood.append(re.sub(r"^resume=", "resume.run=", text))
+    return [*understood, *options]
 
 
 def of_compare(arguments: Sequence[str]) -> list[str]:

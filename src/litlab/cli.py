@@ -41,7 +41,8 @@ started = threading.Event()
 
 def train() -> None:
     """`train [OVERRIDES]`: train, then test the best weights."""
-    sys.argv[1:] = of_train(sys.argv[1:])
+    with _ending("train"):
+        sys.argv[1:] = of_train(sys.argv[1:])
     _run("train", _train)
 
 

@@ -90,31 +90,42 @@ def read(file: Path) -> DictConfig:
         UserError: the file is missing, is no YAML or asks for what no run's config does.
     """
     try:
-        return parse(read_text(file), file)
+        return parse(read_text(file), str(file))
     except FileNotFoundError as error:
         raise UserError(f"{file.parent} holds no {file.name}") from error
     except (ValueError, OSError) as error:
         raise UserError(f"{file} cannot be read: {first_lines(error)}") from error
 
 
-def parse(text: str, file: Path) -> DictConfig:
-    """The config that a text out of this file holds, likewise unchecked.
+def parse(text: str, name: str) -> DictConfig:
+    """The config that a text holds, which the user knows by that name; likewise unchecked.
 
     Raises:
         UserError: it is no YAML or asks for what no run's config does.
     """
     try:
-        # A few lines that repeat each other can grow beyond all memory, and a call does something.
+        # A few lines that repeat each other can grow beyond all memory.
         aliases = "*" in text and any(isinstance(token, AliasToken) for token in yaml.scan(text))
         repeats = aliases or text.count("${") > MOST_REFERENCES
-        calls = {name.strip() for name in re.findall(r"\$\{([^:}]*):", text)} - {"oc.env", "project_root"}
-        config = None if repeats or calls else OmegaConf.create(text)
+        refuse_calls(text, name)
+        config = None if repeats else OmegaConf.create(text)
+    except UserError:
+        raise
     except Exception as error:
-        raise UserError(f"{file} cannot be read: {first_lines(error)}") from error
+        raise UserError(f"{name} cannot be read: {first_lines(error)}") from error
     if not isinstance(config, DictConfig):
-        what = "repeats itself" if repeats else f"calls {', '.join(sorted(calls))}" if calls else "holds no config"
-        raise UserError(f"{file} {what}: no run's config does")
+        raise UserError(f"{name} {'repeats itself' if repeats else 'holds no config'}: no run's config does")
     return config
+
+
+def refuse_calls(text: str, name: str) -> None:
+    """Make sure that merely looking at a config's values does nothing.
+
+    Raises:
+        UserError: the text, which the user knows by that name, calls a resolver that no run's config does.
+    """
+    if calls := {call.strip() for call in re.findall(r"\$\{([^:}]*):", text)} - {"oc.env", "project_root"}:
+        raise UserError(f"{name} calls {', '.join(sorted(calls))}: no run's config does")
 
 
 def explain(error: Exception) -> str:

@@ -31,6 +31,8 @@ def run_to_resume(asked: str | int, logs: Path) -> Run:
         UserError: there is none.
     """
     folder = newest_run(logs, unfinished=True) if asked == "last" else Path(str(asked)).expanduser()
+    if (folder / "plan.json").exists():
+        raise UserError(f"resume={asked}: is a sweep's folder; add -m")
     run = Run.open(folder, "resume")
     if run.is_alive():
         raise UserError(f"resume={asked}: another process is at work on this run")

@@ -57,7 +57,7 @@ def train(
     folder: Path,
     resuming: bool = False,
     changed: str | None = None,
-    hopeless: Callable[[int, float], bool] | None = None,
+    hopeless: tuple[str, Callable[[int, float], bool]] | None = None,
 ) -> Run:
     """Train as `config` says, test the best weights, and leave everything in `folder`, which exists.
 
@@ -66,7 +66,8 @@ def train(
         folder: where to leave the results.
         resuming: whether to go on with the run in `folder`, from its last checkpoint; it may have none yet.
         changed: config.yaml of a run that goes on, written once it does.
-        hopeless: in a sweep, takes a validation's number, from 0, and the monitored metric; says whether to stop.
+        hopeless: in a sweep, a metric, and what takes a validation's number, from 0, and its value of the metric, and
+            says whether to stop.
 
     Raises:
         UserError: the config asks for what cannot be had, such as a GPU or a metric that nothing logs; the checkpoint
@@ -83,7 +84,7 @@ def train(
         module = build_module(config)
         trainer, checkpoints = set_up(config, run)
         if hopeless:
-            trainer.callbacks.append(Pruning(run, hopeless))  # type: ignore[attr-defined]  # the last of all
+            trainer.callbacks.append(Pruning(run, *hopeless))  # type: ignore[attr-defined]  # the last of all
         saved = run.last_checkpoint if resuming and run.has_saved() else None
         with _refusals_are_the_users(), _refusing_to_restore(saved, checkpoints):
             if resuming:

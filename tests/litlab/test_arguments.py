@@ -10,9 +10,9 @@ from litlab.arguments import of_compare, of_train
     [
         (["resume=last", "seed=1"], ["resume.run=last", "seed=1"]),
         (["-m", "experiment=tutorial,best"], ["-m", "experiment=tutorial,best"]),
-        (["experiment=/a/experiment/b c.yaml"], ["experiment=b c", "--config-dir=/a"]),
-        (["experiment=experiment/x.yaml", "seed=1"], ["experiment=x", "seed=1", f"--config-dir={Path.cwd()}"]),
-        (["experiment=a/b/experiment/x.yaml"], ["experiment=x", f"--config-dir={Path.cwd()}/a/b"]),
+        (["experiment=/a/experiment/b c.yaml"], ['experiment="b c"', "--config-dir=/a"]),
+        (["experiment=experiment/x.yaml", "seed=1"], ['experiment="x"', "seed=1", f"--config-dir={Path.cwd()}"]),
+        (["experiment=a/b/experiment/x.yaml"], ['experiment="x"', f"--config-dir={Path.cwd()}/a/b"]),
     ],
 )
 def test_train_understands_short_names_and_files(typed, understood):

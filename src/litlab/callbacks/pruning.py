@@ -4,22 +4,23 @@ from collections.abc import Callable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from litlab.errors import Pruned
+from litlab.errors import Pruned, UserError
 from litlab.runs.run import Run
 
 
 class Pruning(Callback):
-    """Reports the monitored metric of each validation, and ends the training if it is told to.
+    """Reports a metric of each validation, and ends the training if it is told to.
 
     It belongs behind the callback that keeps the checkpoints, and with them the validations.
 
     Args:
         run: the run, whose record has the validations.
+        metric: what to report.
         hopeless: takes a validation's number, from 0, and the metric; says whether to stop.
     """
 
-    def __init__(self, run: Run, hopeless: Callable[[int, float], bool]) -> None:
-        self.run = run
+    def __init__(self, run: Run, metric: str, hopeless: Callable[[int, float], bool]) -> None:
+        self.run, self.metric = run, metric
         self.hopeless = hopeless
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -27,10 +28,15 @@ class Pruning(Callback):
 
         Raises:
             Pruned: the run is to stop.
+            UserError: the validation has not measured the metric.
         """
-        metrics = self.run.record.metrics
-        if trainer.sanity_checking or metrics.monitor is None:
+        validations = self.run.record.metrics.validations
+        if trainer.sanity_checking:
             return
-        number, value = len(metrics.validations) - 1, metrics.validations[-1].metrics[metrics.monitor]
-        if self.hopeless(number, value):
-            raise Pruned(f"{metrics.monitor} {value:.4g} after {trainer.global_step} steps")
+        measured = validations[-1].metrics if validations else {}
+        if self.metric not in measured:
+            raise UserError(
+                f"sweep.pruner goes by {self.metric}; validation logs {', '.join(sorted(measured)) or 'nothing'}"
+            )
+        if self.hopeless(len(validations) - 1, measured[self.metric]):
+            raise Pruned(f"{self.metric} {measured[self.metric]:.4g} after {trainer.global_step} steps")

@@ -25,6 +25,8 @@ class Job:
     """The sweep's folder."""
     number: int
     pruner: str
+    objective: str
+    """What the pruner goes by."""
 
     @property
     def folder(self) -> Path:
@@ -47,7 +49,7 @@ def run(job: Job) -> str | None:
         if job.pruner != "none":
             from litlab.sweeps.study import Pruner
 
-            hopeless = Pruner(job.sweep, job.number, job.pruner)
+            hopeless = job.objective, Pruner(job.sweep, job.number, job.pruner)
         train(config, job.folder, resuming=(job.folder / "run.json").exists(), hopeless=hopeless)
     except Pruned as reason:
         log.info("pruned: %s", reason)

@@ -5,8 +5,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -15,8 +17,16 @@ from typing import Any, Protocol
 from litlab.interruption import Interrupted, stop
 from litlab.sweeps.job import Job, run
 
-Ended = tuple[Job, str | None]
-"""A job that is no longer at work, and what went wrong."""
+
+@dataclass(frozen=True)
+class Ended:
+    """A job that is no longer at work."""
+
+    job: Job
+    error: str | None = None
+    """What went wrong."""
+    killed: bool = False
+    """Whether it was a signal that nothing could be done about; then it can go on."""
 
 
 class Launcher(Protocol):
@@ -32,7 +42,7 @@ class Basic:
     def run(self, jobs: Iterator[Job]) -> Iterator[Ended]:
         """See Launcher."""
         for job in jobs:
-            yield job, run(job)
+            yield Ended(job, run(job))
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,9 @@ class Slot:
     """A job's share of the machine."""
 
     cores: frozenset[int]
-    gpu: int | None
+    """Empty where a process cannot be bound to cores."""
+    gpu: str | None
+    """As in CUDA_VISIBLE_DEVICES."""
 
 
 class Local:
@@ -58,6 +70,7 @@ class Local:
         """See Launcher."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["litlab.train"])
+        resource_tracker.ensure_running()  # which lets signals through when it starts: not while the jobs' server does
         free = self._slots()
         running: dict[Any, tuple[ForkServerProcess, Job, Slot]] = {}
         try:
@@ -74,30 +87,35 @@ class Local:
                     process, job, slot = running.pop(sentinel)
                     process.join()
                     free.append(slot)
-                    yield job, _reason(process.exitcode)
+                    yield _ended(job, process.exitcode or 0)
         finally:
             processes = [process for process, _, _ in running.values()]
             for process in processes:
-                os.kill(process.pid or 0, signal.SIGUSR1)
+                with suppress(ProcessLookupError):  # it has just ended
+                    os.kill(process.pid or 0, signal.SIGUSR1)
             for process in processes:
                 process.join()
 
     def _slots(self) -> list[Slot]:
         import torch
 
-        gpus = [gpu for gpu in range(torch.cuda.device_count()) for _ in range(self.jobs_per_device)]
-        places: list[int | None] = list(gpus[: self.n_jobs]) or [None] * self.n_jobs
-        bound = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        gpus = [str(gpu) for gpu in range(torch.cuda.device_count())]
+        if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+            gpus = visible.split(",")[: len(gpus)]
+        places: Sequence[str | None] = (gpus * self.jobs_per_device)[: self.n_jobs] or [None] * self.n_jobs
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         shares = [
-            frozenset(bound[index :: len(places)] or bound[index % len(bound) :][:1]) for index in range(len(places))
+            cores[index :: len(places)] or cores[index % max(1, len(cores)) :][:1] for index in range(len(places))
         ]
-        return [Slot(share, gpu) for share, gpu in zip(shares, places, strict=True)]
+        return [Slot(frozenset(share), gpu) for share, gpu in zip(shares, places, strict=True)]
 
 
 def _work(job: Job, slot: Slot) -> None:
     """Do a job in this process, which hears of signals only by the sweep's."""
     with stop.listening():
         try:
+            # A signal to all processes, such as Ctrl-C, is for the sweep alone to hear, which passes it on by SIGUSR1.
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
             threading.Thread(target=_stop_with_the_sweep, daemon=True).start()
             _settle_in(job, slot)
@@ -112,7 +130,7 @@ def _settle_in(job: Job, slot: Slot) -> None:
     if slot.cores:
         os.sched_setaffinity(0, slot.cores)
     if slot.gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(slot.gpu)
+        os.environ["CUDA_VISIBLE_DEVICES"] = slot.gpu
     with (job.folder / "train.log").open("a") as log, Path(os.devnull).open("w") as nothing:
         os.dup2(nothing.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
@@ -125,7 +143,7 @@ def _stop_with_the_sweep() -> None:
         os.kill(os.getpid(), signal.SIGUSR1)
 
 
-def _reason(exit_code: int | None) -> str | None:
-    if exit_code and exit_code < 0:
-        return f"killed by {signal.Signals(-exit_code).name}"
-    return f"ended with exit code {exit_code}" if exit_code else None
+def _ended(job: Job, exit_code: int) -> Ended:
+    if exit_code < 0:
+        return Ended(job, f"killed by {signal.Signals(-exit_code).name}", killed=True)
+    return Ended(job, f"ended with exit code {exit_code}" if exit_code else None)

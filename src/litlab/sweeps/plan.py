@@ -1,11 +1,11 @@
 """All that a sweep is, composed, checked and fixed before its first job: `plan.json` in its folder."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -18,12 +18,15 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, ValidationError
 
 from litlab import schema
-from litlab.config import MOST_PROBLEMS, check, explain, parse, run_config, without
+from litlab.config import MOST_PROBLEMS, check, explain, parse, refuse_calls, run_config, without
 from litlab.errors import UserError
 from litlab.runs.files import read_text, write_text
 from litlab.sweeps.space import Dimension, Params, grid, overrides, texts
 
 FILE = "plan.json"
+
+OBJECTIVES = "'sweep.objectives={train/loss:min}'"
+"""How to say what else to go by; in quotes, as the shell knows braces, too."""
 
 Objectives = dict[str, Literal["min", "max"]]
 
@@ -33,8 +36,8 @@ class Base(schema.Settings):
 
     choices: dict[str, str]
     """The options, of those groups that the sweep varies."""
-    options: dict[str, Any]
-    """The options of all groups, as Hydra names them."""
+    groups: list[str]
+    """All groups that it is composed from."""
     config: str
     """The composed config, YAML."""
 
@@ -44,7 +47,7 @@ class Plan(schema.Settings):
 
     dimensions: list[Dimension]
     """What varies."""
-    bases: list[Base]
+    bases: Annotated[list[Base], Field(min_length=1)]
     """One for each combination of options."""
     sampling: Annotated[schema.Grid | schema.Sampled, Field(discriminator="sampler")]
     """What chooses the jobs."""
@@ -64,13 +67,13 @@ class Plan(schema.Settings):
         """
         sampling = settings.sweep
         parsed = OverridesParser.create(loader).parse_overrides(list(arguments))
-        given = {override.key_or_group: override for override in parsed}  # the later of two counts, as Hydra has it
+        given = {override.get_key_element(): override for override in parsed}  # the later of two counts
         for key in [key for key in given if key.partition(".")[0] in ("sweep", "launcher", "resume")]:
             if given.pop(key).is_sweep_override():
                 raise UserError(f"{key}: takes one value")
         varied = [override for override in given.values() if override.is_sweep_override()]
         fixed = [str(override.input_line) for override in given.values() if not override.is_sweep_override()]
-        if "test" not in given:
+        if not any(override.key_or_group == "test" for override in given.values()):
             fixed.append("test=false")  # a sweep that looks at the test set has chosen by it
         dimensions = [Dimension.of(override, isinstance(sampling, schema.Grid)) for override in varied]
         bases = list(_compose(loader, fixed, varied, dimensions))
@@ -98,13 +101,20 @@ class Plan(schema.Settings):
             return cls.model_validate_json(read_text(file))
         except ValidationError as error:
             detail = error.errors()[0]
-            raise UserError(f"{file} is damaged: {'.'.join(map(str, detail['loc']))}: {detail['msg']}") from error
+            place = ".".join(map(str, detail["loc"])) or "the whole"
+            raise UserError(f"{file} is damaged: {place}: {detail['msg']}") from error
         except (ValueError, OSError) as error:
             raise UserError(f"{file} cannot be read: {error}") from error
 
     def save(self, folder: Path) -> None:
         """Write it there."""
         write_text(folder / FILE, self.model_dump_json(indent=1) + "\n")
+
+    def changed(self, sampling: Mapping[str, Any]) -> Self:
+        """The same with other settings of what chooses the jobs."""
+        changed = self.sampling.model_copy(update=dict(sampling))
+        planned = changed.n_trials if isinstance(changed, schema.Sampled) else self.planned
+        return self.model_copy(update={"sampling": changed, "planned": planned})
 
     def definition(self) -> dict[str, Any]:
         """What must be the same for a sweep to be the same one."""
@@ -122,17 +132,21 @@ class Plan(schema.Settings):
         return composed
 
     def base(self, job: Params) -> Base:
-        """What this job has in common with others."""
-        return next(base for base in self.bases if base.choices.items() <= job.items())
+        """What this job has in common with others.
+
+        Raises:
+            UserError: the plan is damaged.
+        """
+        found = next((base for base in self.bases if base.choices.items() <= job.items()), None)
+        if found is None:
+            raise UserError(f"{FILE} is damaged: it has no base for {' '.join(texts(job))}")
+        return found
 
     def experiment(self, job: Params, title: str) -> str:
         """The config of a job as a file of configs/experiment."""
-        kept = {"hydra", "experiment", "debug", "paths", "sweep", "launcher"}
-        options = {
-            group: option for group, option in self.base(job).options.items() if group.partition("/")[0] not in kept
-        }
-        # Which file of each group, for what the config does not set; then all that it does set.
-        defaults = [{f"override /{group}": option} for group, option in options.items() if option is not None]
+        # Nothing is taken from the groups' files, with which what this config has deleted would come back.
+        kept = ("experiment", "debug", "paths", "sweep", "launcher")
+        defaults = [{f"override /{group}": None} for group in self.base(job).groups if group not in kept]
         settings = OmegaConf.to_yaml(without(self.config(job), {"paths", "test"}))
         return f"# @package _global_\n# {title}\n{yaml.safe_dump({'defaults': defaults}, sort_keys=False)}\n{settings}"
 
@@ -146,7 +160,7 @@ class Plan(schema.Settings):
 
     @cached_property
     def _composed(self) -> list[DictConfig]:
-        configs = [parse(base.config, Path(FILE)) for base in self.bases]
+        configs = [parse(base.config, "the config") for base in self.bases]
         for config in configs:
             OmegaConf.set_struct(config, True)
         return configs
@@ -156,7 +170,9 @@ class Plan(schema.Settings):
         wrong: dict[str, list[int]] = {}
         for number, job in enumerate(self.jobs or self._examples()):
             try:
-                check(self.config(job), schema.Train)
+                for override in overrides(job):
+                    refuse_calls(str(override.value()), override.key_or_group)
+                self._require_same_metric(check(self.config(job), schema.Train).checkpoint)
             except (HydraException, UserError) as error:
                 told = str(error) if isinstance(error, UserError) else explain(error)
                 for line in told.splitlines():
@@ -165,6 +181,11 @@ class Plan(schema.Settings):
                 break
         if wrong:
             raise UserError("\n".join(line + (_where(numbers) if self.jobs else "") for line, numbers in wrong.items()))
+
+    def _require_same_metric(self, own: schema.Checkpoint) -> None:
+        if not self.sampling.objectives and {own.monitor: own.mode} != self.objectives:
+            other = f"checkpoint.monitor={own.monitor} checkpoint.mode={own.mode}"
+            raise UserError(f"{other}: jobs that go by different metrics need {OBJECTIVES}")
 
     def _examples(self) -> Iterator[Params]:
         for base in self.bases:
@@ -190,7 +211,7 @@ def _compose(
         composed = loader.load_configuration("train", [*fixed, *texts(choices)], RunMode.RUN)
         yield Base(
             choices=choices,
-            options=cast("dict[str, Any]", OmegaConf.to_container(composed.hydra.runtime.choices)),
+            groups=[str(group) for group in composed.hydra.runtime.choices if not str(group).startswith("hydra/")],
             config=OmegaConf.to_yaml(run_config(composed)),
         )
 
@@ -200,7 +221,7 @@ def _objectives(sweep: schema.Sweep, base: Base) -> Objectives:
         return sweep.objectives
     checkpoint = OmegaConf.create(base.config).checkpoint
     if checkpoint.monitor is None:
-        hint = "set checkpoint.monitor, or sweep.objectives={train/loss: min}"
+        hint = f"set checkpoint.monitor, or {OBJECTIVES}"
         raise UserError(f"checkpoint.monitor=null: there is nothing to compare the jobs by; {hint}")
     return {checkpoint.monitor: checkpoint.mode}
 

@@ -61,6 +61,11 @@ class Dimension(Settings):
             return cls(key=key, low=numbers[0], high=numbers[-1], step=step, log="log" in value.tags)
         return cls(key=key, choices=choices)
 
+    @property
+    def name(self) -> str:
+        """The key in the config."""
+        return self.key.lstrip("+")
+
     def distribution(self) -> "BaseDistribution":
         """The same in Optuna's terms.
 
@@ -103,39 +108,44 @@ def grid(dimensions: Sequence[Dimension], settings: schema.Grid) -> list[Params]
     Raises:
         UserError: `zip` or `exclude` names what is not there, or leaves nothing.
     """
-    by_key = {dimension.key: dimension.choices for dimension in dimensions}
-    axes = _axes(by_key, _lists(settings.zip))
+    by_name = {dimension.name: dimension for dimension in dimensions}
     excluded = [parse(text) for text in settings.exclude]
     for condition in itertools.chain(*excluded):
-        if condition.key not in by_key:
-            raise UserError(f"sweep.exclude: {condition.key} has not several values; there is {', '.join(by_key)}")
+        if condition.key not in by_name:
+            raise UserError(f"sweep.exclude: {condition.key} has not several values; there is {', '.join(by_name)}")
+    axes = _axes(by_name, _lists(settings.zip))
     jobs = [dict(itertools.chain(*(values.items() for values in parts))) for parts in itertools.product(*axes)]
     kept = [job for job in jobs if not any(_all_hold(conditions, job) for conditions in excluded)]
     if not kept:
         raise UserError(f"sweep.exclude: leaves none of the {len(jobs)} jobs")
-    return [{key: job[key] for key in by_key} for job in kept]
+    return [{dimension.key: job[dimension.key] for dimension in dimensions} for job in kept]
 
 
 def _lists(zipped: Sequence[Any]) -> list[list[str]]:
     return [list(zipped)] if zipped and isinstance(zipped[0], str) else list(zipped)
 
 
-def _axes(by_key: Mapping[str, list[str]], zipped: list[list[str]]) -> Iterator[list[dict[str, str]]]:
+def _axes(by_name: Mapping[str, Dimension], zipped: list[list[str]]) -> Iterator[list[Params]]:
     """For each key, or keys that are paired, its values."""
-    partners = {key: keys for keys in zipped for key in keys}
-    for key in partners:
-        if key not in by_key:
-            raise UserError(f"sweep.zip: {key} has not several values; there is {', '.join(by_key)}")
+    partners: dict[str, list[str]] = {}
+    for names in zipped:
+        for name in names:
+            if name not in by_name:
+                raise UserError(f"sweep.zip: {name} has not several values; there is {', '.join(by_name)}")
+            if partners.setdefault(name, names) is not names:
+                raise UserError(f"sweep.zip: {name} is in two lists; pair all its partners in one")
     done: set[str] = set()
-    for key in by_key:
-        if key in done:
+    for name in by_name:
+        if name in done:
             continue
-        keys = partners.get(key, [key])
-        if len({len(by_key[other]) for other in keys}) > 1:
-            counts = ", ".join(f"{other} has {len(by_key[other])}" for other in keys)
+        paired = [by_name[partner] for partner in partners.get(name, [name])]
+        if len({len(dimension.choices) for dimension in paired}) > 1:
+            counts = ", ".join(f"{dimension.name} has {len(dimension.choices)}" for dimension in paired)
             raise UserError(f"sweep.zip: pairs as many values of each: {counts}")
-        done.update(keys)
-        yield [dict(zip(keys, values, strict=True)) for values in zip(*(by_key[other] for other in keys), strict=True)]
+        done.update(dimension.name for dimension in paired)
+        keys = [dimension.key for dimension in paired]
+        values = zip(*(dimension.choices for dimension in paired), strict=True)
+        yield [dict(zip(keys, texts_of_one, strict=True)) for texts_of_one in values]
 
 
 def _all_hold(conditions: Sequence[Condition], job: Params) -> bool:

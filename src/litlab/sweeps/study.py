@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import optuna
@@ -17,7 +16,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from litlab import schema
-from litlab.runs.run import Record
+from litlab.errors import UserError
+from litlab.refusals import first_lines
+from litlab.sweeps.outcome import Outcome
 from litlab.sweeps.plan import Plan
 from litlab.sweeps.space import Params
 
@@ -65,15 +66,24 @@ class Study:
 
     def __init__(self, folder: Path, plan: Plan) -> None:
         self.folder, self.plan = folder, plan
-        _mend(folder / JOURNAL)
         directions = [DIRECTIONS[mode] for mode in plan.objectives.values()]
-        self.study = optuna.create_study(
-            storage=journal(folder), study_name=NAME, directions=directions, load_if_exists=True
-        )
-        known = len(self.trials())
+        try:
+            _mend(folder / JOURNAL)
+            self.study = optuna.create_study(
+                storage=journal(folder), study_name=NAME, directions=directions, load_if_exists=True
+            )
+            known = len(self.trials())
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            hint = "remove it, and what the jobs' folders say is entered again"
+            raise UserError(f"{folder / JOURNAL} is damaged: {first_lines(error)}; {hint}") from error
         for job in plan.jobs[known:]:
             self.study.add_trial(_waiting(job, plan))
-        self._interrupted = [trial.number for trial in self.trials() if trial.state == TrialState.RUNNING]
+        self._unfinished = [trial.number for trial in self.trials() if self._is_unfinished(trial)]
+
+    def _is_unfinished(self, trial: FrozenTrial) -> bool:
+        """Whether the job was begun, and its folder does not hold what it was to leave there."""
+        is_gone = trial.state.is_finished() and not (self.folder / str(trial.number) / "run.json").exists()
+        return trial.state == TrialState.RUNNING or is_gone
 
     def trials(self) -> list[FrozenTrial]:
         """All trials, in order of their numbers."""
@@ -95,8 +105,8 @@ class Study:
 
     def next(self) -> tuple[int, Params] | None:
         """The job to start now; None when all were started."""
-        if self._interrupted:
-            number = self._interrupted.pop(0)
+        if self._unfinished:
+            number = self._unfinished.pop(0)
             trial = optuna.Trial(self.study, self.trials()[number]._trial_id)
         elif len(self.trials()) >= self.plan.planned and not self._waiting():
             return None
@@ -104,29 +114,18 @@ class Study:
             trial = self.study.ask()
         return trial.number, self._params(trial)
 
-    def tell(self, number: int, record: Record | None, reason: str | None) -> None:
-        """Enter how a job has ended, unless it is to go on later.
-
-        Args:
-            number: the job's.
-            record: what its run.json says; None where it has not come so far.
-            reason: why it has not, or None.
-        """
-        status = record.status if record else "failed"
-        if status in ("running", "interrupted"):
-            return
+    def tell(self, number: int, outcome: Outcome) -> None:
+        """Enter how a job has ended, unless it is to go on later."""
         trial = optuna.Trial(self.study, self.trials()[number]._trial_id)
-        if status == "done" and record:
-            values = [record.measured(name) for name in self.plan.objectives]
-            if None not in values:
-                self.study.tell(trial, cast("list[float]", values))
-                return
-            reason = f"{', '.join(self.plan.objectives)}: {values} is no result"
-        elif status == "pruned":
-            self.study.tell(trial, state=TrialState.PRUNED)
+        if outcome.status in ("running", "interrupted", "missing") or self.trials()[number].state.is_finished():
             return
-        trial.set_user_attr("reason", reason or (record and record.reason) or "unknown")
-        self.study.tell(trial, state=TrialState.FAIL)
+        if outcome.status == "done":
+            self.study.tell(trial, [outcome.values[name] for name in self.plan.objectives])
+        elif outcome.status == "pruned":
+            self.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            trial.set_user_attr("reason", outcome.reason)
+            self.study.tell(trial, state=TrialState.FAIL)
 
     def _params(self, trial: optuna.Trial) -> Params:
         params = {}
@@ -147,7 +146,7 @@ class Pruner:
         self._reported = set(trial.intermediate_values)
 
     def __call__(self, validation: int, value: float) -> bool:
-        """Report the monitored metric of the n-th validation, from 0; whether to stop."""
+        """Report the objective at the n-th validation, from 0; whether to stop."""
         if validation not in self._reported:  # by a process that was killed before it had saved that
             self._trial.report(value, validation)
         return self._trial.should_prune()

@@ -1,6 +1,6 @@
 """A multirun from its command line to its table: plan, run what is missing, compare."""
 
-import re
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -17,13 +17,17 @@ from litlab.errors import UserError
 from litlab.interruption import Interrupted, stop
 from litlab.resume import refuse_traps
 from litlab.runs.files import write_text
-from litlab.runs.run import Record, Run, resume_command
+from litlab.runs.run import Run, resume_command
 from litlab.sweeps.job import Job
-from litlab.sweeps.launchers import Launcher
+from litlab.sweeps.launchers import Ended, Launcher
+from litlab.sweeps.outcome import Outcome, outcome
 from litlab.sweeps.plan import FILE, Plan
 from litlab.sweeps.space import Params, texts
 from litlab.sweeps.study import Study
-from litlab.sweeps.summary import conclude, record_of, story
+from litlab.sweeps.summary import conclude
+
+CHANGEABLE = ("n_trials", "on_error", "dry_run")
+"""What a sweep may be told anew when it goes on."""
 
 PATIENCE = 60
 """Seconds in which the jobs of a sweep that was killed have saved their state and ended."""
@@ -48,15 +52,14 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
         plan = _plan_to_resume(folder, settings, loader, arguments)
     else:
         folder, plan = None, Plan.make(settings, loader, arguments)
-    if settings.sweep.dry_run:
+    if plan.sampling.dry_run:
         print(plan.listing())
         return
     folder = folder or _new_folder(config)
     with _claimed(folder), _stopping_with_a_hint(folder):
         plan.save(folder)
         study = Study(folder, plan)
-        _run(folder, plan, study, build(settings.launcher), settings.sweep.on_error)
-        conclude(folder, plan, study)
+        conclude(folder, plan, study, _run(folder, plan, study, build(settings.launcher)))
 
 
 def _new_folder(config: DictConfig) -> Path:
@@ -67,6 +70,8 @@ def _new_folder(config: DictConfig) -> Path:
         raise UserError(f"{error.filename} cannot be used: {error.strerror}") from error
     if (folder / FILE).exists():
         raise UserError(f"{folder} holds a sweep already: choose another folder, or go on with it by resume={folder}")
+    if any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty: choose another folder")
     return folder
 
 
@@ -85,13 +90,20 @@ def _folder_to_resume(settings: schema.SweepCommand) -> Path:
 def _plan_to_resume(
     folder: Path, settings: schema.SweepCommand, loader: ConfigLoader, arguments: Sequence[str]
 ) -> Plan:
-    """The sweep's own plan; the command line may repeat it, and ask for more trials."""
+    """The sweep's own plan; the command line may repeat it, or change what is CHANGEABLE."""
     plan = Plan.load(folder)
-    if all(re.match(r"(resume|launcher|paths)[.=]|sweep\.on_error=", text) for text in arguments):
-        return plan
-    wanted = Plan.make(settings, loader, arguments)
+    given = {text.lstrip("+").partition("=")[0] for text in arguments}
+    given = {key for key in given if key.partition(".")[0] not in ("resume", "launcher", "paths")}
+    if given <= {"sweep", *(f"sweep.{name}" for name in CHANGEABLE)} and settings.sweep.sampler in (
+        plan.sampling.sampler,
+        "grid",  # as it is if nothing is said
+    ):
+        changes = {name: getattr(settings.sweep, name) for name in CHANGEABLE if f"sweep.{name}" in given}
+        wanted = plan.changed(changes)
+    else:
+        wanted = Plan.make(settings, loader, arguments)
     if wanted.definition() != plan.definition() or wanted.planned < plan.planned:
-        hint = "leave out all but resume, launcher and sweep.on_error; only sweep.n_trials may be raised"
+        hint = "leave out all but resume, launcher and sweep.on_error; sweep=NAME sweep.n_trials=N may ask for more"
         raise UserError(f"resume={folder}: was planned with other settings than these: {hint}")
     return wanted
 
@@ -106,6 +118,8 @@ def _stopping_with_a_hint(folder: Path) -> Iterator[None]:
         print(f"the sweep goes on with: {command}")
         raise
     except OSError as error:
+        if not os.fsdecode(error.filename or folder).startswith(str(folder)):
+            raise
         where = f"{error.filename or folder} cannot be written: {error.strerror}"
         raise UserError(f"{where}; what is done is kept, go on with: {command}") from error
 
@@ -120,42 +134,43 @@ def _claimed(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder} is in use: another process is at work on this sweep") from error
 
 
-def _run(folder: Path, plan: Plan, study: Study, launcher: Launcher, on_error: str) -> None:
-    """Hand the jobs to the launcher, and enter how each has ended."""
-    failed: list[int] = []
+def _run(folder: Path, plan: Plan, study: Study, launcher: Launcher) -> dict[int, Outcome]:
+    """Hand the jobs to the launcher, and enter how each has ended; those that have, by number."""
+    outcomes: dict[int, Outcome] = {}
 
     def jobs() -> Iterator[Job]:
-        while not (failed and on_error == "stop"):
+        while not (plan.sampling.on_error == "stop" and any(one.status == "failed" for one in outcomes.values())):
             with stop.held_back():
                 following = study.next()
                 if following is None:
                     return
                 job = _prepare(folder, plan, *following)
-            if (record := record_of(job.folder)) and record.status not in ("running", "interrupted"):
-                study.tell(job.number, record, None)  # the sweep was killed before it could
+            found = outcome(job.folder, plan.objectives)
+            if found.status not in ("missing", "running", "interrupted"):
+                study.tell(job.number, found)  # the sweep was killed before it could
                 continue
             print(f"job {job.number}: {' '.join(texts(following[1]))}")
             yield job
 
     with closing(launcher.run(jobs())) as jobs_ended:  # type: ignore[type-var]
-        for job, error in jobs_ended:
+        for ended in jobs_ended:
+            number = ended.job.number
             with stop.held_back():
-                record = _settle(job, error)
-                study.tell(job.number, record, error)
-            if record is None or record.status == "failed":
-                failed.append(job.number)
-            print(f"job {job.number}: {story(record, error, plan)} ({len(study.ended())} of {plan.planned})")
+                outcomes[number] = _settle(ended, plan)
+                study.tell(number, outcomes[number])
+            print(f"job {number}: {outcomes[number]} ({len(study.ended())} of {plan.planned})")
+    return outcomes
 
 
 def _prepare(folder: Path, plan: Plan, number: int, params: Params) -> Job:
-    """Put the job's config into its folder, unless it is there."""
-    job = Job(folder, number, plan.sampling.pruner)
-    if not (job.folder / "config.yaml").exists():
+    """Put the job's config into its folder, unless it was begun."""
+    job = Job(folder, number, plan.sampling.pruner, next(iter(plan.objectives)))
+    if (job.folder / "run.json").exists():
+        _wait_for(job)
+    else:
         config = OmegaConf.to_yaml(plan.config(params))
         job.folder.mkdir(exist_ok=True)
         write_text(job.folder / "config.yaml", config)
-    elif (job.folder / "run.json").exists():
-        _wait_for(job)
     return job
 
 
@@ -168,11 +183,12 @@ def _wait_for(job: Job) -> None:
         time.sleep(0.1)
 
 
-def _settle(job: Job, error: str | None) -> Record | None:
-    """What the job's record says; if its process was killed, that it goes on when the sweep does."""
-    if not (job.folder / "run.json").exists():
-        return None
-    run = Run.open(job.folder)
-    if run.record.status == "running":
-        run.end("interrupted", error)
-    return run.record
+def _settle(ended: Ended, plan: Plan) -> Outcome:
+    """What has become of a job; one whose process was killed goes on when the sweep does."""
+    found = outcome(ended.job.folder, plan.objectives)
+    if found.status == "missing":
+        return Outcome("interrupted" if ended.killed else "failed", ended.error or "")
+    if found.status == "running":
+        run = Run.open(ended.job.folder)
+        run.end("interrupted", ended.error)
+    return outcome(ended.job.folder, plan.objectives)

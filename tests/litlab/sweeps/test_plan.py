@@ -32,7 +32,7 @@ def make():
     [
         ("seed=1,2", "optimizer=adam,sgd", "trainer.max_epochs=3"),
         ("optimizer=adam,sgd", "optimizer.lr=0.1,0.01", "debug=profile"),
-        ("model.net.channels=[8,16],[16,32]", "checkpoint={monitor:val/loss,mode:min},{monitor:val/acc}"),
+        ("model.net.channels=[8,16],[16,32]", "checkpoint={every_minutes:1.0},{every_n_steps:5}"),
         ("callbacks=[ema],none", "logger=[tensorboard,csv],csv"),
         ("+callbacks.timer={_target_:lightning.pytorch.callbacks.Timer}", "seed=1,2"),
         ("seed=1,2", "seed=3,4"),
@@ -87,6 +87,18 @@ def test_a_sweep_needs_something_to_compare_by(make):
     assert make("seed=1,2", "checkpoint.monitor=val/loss", "checkpoint.mode=min").objectives == {"val/loss": "min"}
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["checkpoint.monitor=val/acc,val/loss"], "jobs that go by different metrics need 'sweep.objectives=.* .job 1"),
+        (["logger.tensorboard.name=a,${now:%Y}"], r"calls now: no run's config does \(job 1\)"),
+    ],
+)
+def test_what_a_job_could_not_use_is_refused(make, overrides, message):
+    with pytest.raises(UserError, match=message):
+        make(*overrides)
+
+
 def test_what_is_the_sweeps_own_takes_one_value(make):
     with pytest.raises(UserError, match="^sweep.pruner: takes one value"):
         make("seed=1,2", "sweep.pruner=none,median")
@@ -120,7 +132,14 @@ def test_a_listing_shows_the_jobs_or_what_they_are_drawn_from(make):
 
 @pytest.mark.parametrize("job", [0, 3])
 def test_an_experiment_file_gives_the_jobs_config_again(make, tmp_path, job):
-    varied = ("optimizer=adam,sgd", "optimizer.lr=0.1,0.01", "callbacks=[ema]", "data.val_size=100", *SHORT)
+    varied = (
+        "optimizer=adam,sgd",
+        "optimizer.lr=0.1,0.01",
+        "callbacks=ema",
+        "~callbacks.ema",
+        "scheduler=onecycle",
+        *SHORT,
+    )
     plan = make(*varied)
     for file in CONFIGS.rglob("*.yaml"):
         (tmp_path / file.relative_to(CONFIGS)).parent.mkdir(parents=True, exist_ok=True)

@@ -50,6 +50,7 @@ def test_zipped_keys_go_together_and_excluded_combinations_are_left_out():
     ("given", "message"),
     [
         ({"zip": ["a", "b"]}, "sweep.zip: pairs as many values of each: a has 2, b has 3"),
+        ({"zip": [["a", "b"], ["b", "a"]]}, "sweep.zip: [ab] is in two lists"),
         ({"zip": ["a", "x"]}, "sweep.zip: x has not several values; there is a, b"),
         ({"exclude": ["x==1"]}, "sweep.exclude: x has not several values; there is a, b"),
         ({"exclude": ["a>0"]}, "sweep.exclude: leaves none of the 6 jobs"),

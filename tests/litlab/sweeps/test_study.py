@@ -1,12 +1,12 @@
 import math
-from datetime import UTC, datetime
 
 import optuna
 import pytest
 from optuna.trial import TrialState
 
 from litlab import schema
-from litlab.runs.run import Metrics, Record
+from litlab.errors import UserError
+from litlab.sweeps.outcome import Outcome
 from litlab.sweeps.plan import Base, Plan
 from litlab.sweeps.space import Dimension
 from litlab.sweeps.study import JOURNAL, Lock, Pruner, Study, journal
@@ -29,7 +29,7 @@ def gridded(jobs=3):
 
 
 def plan(dimensions, settings, jobs, planned, objectives=None):
-    base = Base(choices={}, options={}, config="")
+    base = Base(choices={}, groups=[], config="")
     return Plan(
         dimensions=dimensions,
         bases=[base],
@@ -40,11 +40,14 @@ def plan(dimensions, settings, jobs, planned, objectives=None):
     )
 
 
-def record(status="done", **metrics):
-    return Record(
-        command="train", status=status, started=datetime.now(UTC), seed=0, python="", versions={},
-        training_seconds=2.0, metrics=Metrics(monitor="val/acc", best=metrics.get("best", {})),
-    )  # fmt: skip
+def done(accuracy, **others):
+    return Outcome("done", values={"val/acc": accuracy, **others})
+
+
+def leave(folder, number):
+    """What a job leaves in its folder."""
+    (folder / str(number)).mkdir()
+    (folder / str(number) / "run.json").touch()
 
 
 def quality(params):
@@ -53,12 +56,13 @@ def quality(params):
 
 
 def work_off(study, jobs):
-    done = []
+    worked_off = []
     for _ in range(jobs):
         number, params = study.next()
-        study.tell(number, record(best={"val/acc": quality(params)}), None)
-        done.append((number, params))
-    return done
+        leave(study.folder, number)
+        study.tell(number, done(quality(params)))
+        worked_off.append((number, params))
+    return worked_off
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
@@ -82,16 +86,19 @@ def test_a_grid_is_a_study_of_which_optunas_tools_know_all(tmp_path):
     study = Study(tmp_path, gridded(4))
     work = [study.next() for _ in range(3)]
     assert work == [(0, {"seed": "0"}), (1, {"seed": "1"}), (2, {"seed": "2"})]
-    study.tell(0, record(best={"val/acc": 0.5}), None)
-    study.tell(1, record("failed"), "RuntimeError: no")
-    study.tell(2, record("interrupted"), "killed by SIGKILL")
+    study.tell(0, done(0.5))
+    study.tell(1, Outcome("failed", "RuntimeError: no"))
+    study.tell(2, Outcome("interrupted", "killed by SIGKILL"))
+    leave(tmp_path, 0)
     read = optuna.load_study(study_name="sweep", storage=journal(tmp_path))
     states = [TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING]
     assert [trial.state for trial in read.trials] == states
     assert read.best_trial.params == {"seed": "0"}
     assert read.trials[1].user_attrs == {"reason": "RuntimeError: no"}
-    again = Study(tmp_path, gridded(4))
-    assert [again.next(), again.next(), again.next()] == [(2, {"seed": "2"}), (3, {"seed": "3"}), None]
+    again = Study(tmp_path, gridded(4))  # job 1 has left nothing, so it is done again
+    assert [again.next() for _ in range(4)] == [(1, {"seed": "1"}), (2, {"seed": "2"}), (3, {"seed": "3"}), None]
+    again.tell(1, done(0.4))
+    assert again.trials()[1].state == TrialState.FAIL  # Optuna's trials end once
 
 
 def test_more_trials_may_be_asked_for(tmp_path):
@@ -100,21 +107,11 @@ def test_more_trials_may_be_asked_for(tmp_path):
     assert [number for number, _ in work_off(Study(tmp_path, sampled("random", 5)), 2)] == [3, 4]
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, None])
-def test_an_objective_that_is_no_number_is_a_failure(tmp_path, value):
-    study = Study(tmp_path, gridded())
-    study.next()
-    study.tell(0, record(best={} if value is None else {"val/acc": value}), None)
-    (trial,) = study.ended()
-    assert trial.state == TrialState.FAIL
-    assert trial.user_attrs["reason"] == "val/acc: [None] is no result"
-
-
 def test_of_several_objectives_those_are_best_that_no_other_beats_in_all(tmp_path):
     study = Study(tmp_path, sampled("tpe", 3, objectives={"val/acc": "max", "val/loss": "min"}))
     for accuracy, loss in [(0.9, 0.5), (0.8, 0.6), (0.7, 0.1)]:
         number, _ = study.next()
-        study.tell(number, record(best={"val/acc": accuracy, "val/loss": loss}), None)
+        study.tell(number, done(accuracy, **{"val/loss": loss}))
     assert [trial.number for trial in study.best()] == [0, 2]
 
 
@@ -135,6 +132,15 @@ def test_a_journal_whose_last_line_was_cut_off_is_mended(tmp_path):
     study = Study(tmp_path, sampled("random"))
     assert [trial.number for trial in study.ended()] == [number for number, _ in whole]
     assert work_off(study, 1)[0][0] == 3
+
+
+@pytest.mark.parametrize("text", ["garbage\n", '{"a":1}\n', "[]\n"])
+def test_a_damaged_journal_is_named_with_the_remedy(tmp_path, text):
+    work_off(Study(tmp_path, sampled("random")), 3)
+    file = tmp_path / JOURNAL
+    file.write_text(text + file.read_text())
+    with pytest.raises(UserError, match=r"study.journal is damaged: .*; remove it, and what the jobs' folders say"):
+        Study(tmp_path, sampled("random"))
 
 
 def test_a_lock_ends_with_its_process(tmp_path):
@@ -161,7 +167,7 @@ def test_pruning_stops_what_does_worse_than_half_and_never_the_best(tmp_path):
         pruner = Pruner(tmp_path, number, "median")
         pruned = any(pruner(epoch, level * (epoch + 1)) for epoch in range(4))
         stopped.append(pruned)
-        study.tell(number, record("pruned") if pruned else record(best={"val/acc": float(level)}), None)
+        study.tell(number, Outcome("pruned") if pruned else done(float(level)))
     assert stopped == [False] * 5 + [True, False, True, False]  # Optuna lets the first five go on
     assert study.best()[0].values == [9.0]
     assert [trial.state for trial in study.trials()].count(TrialState.PRUNED) == 2

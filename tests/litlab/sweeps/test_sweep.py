@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -75,6 +76,7 @@ def test_a_sweep_compares_its_jobs_and_keeps_the_best(undisturbed, tmp_path):
     assert "10 jobs: 10 done\n" in out
     assert {"parameters.png", "parallel.png"} <= {path.name for path in (sweep / "pictures").iterdir()}
     (file,) = (sweep / "experiment").iterdir()
+    assert file.name == f"job_{best}.yaml"
     assert f"the same again: train experiment={file}\n" in out
     again = run(tmp_path, "train", f"experiment={file}", f"hydra.run.dir={tmp_path}/again")
     assert again.code == 0, again.err
@@ -138,6 +140,8 @@ def test_a_job_that_fails_leaves_the_others_to_go_on_if_they_should(tmp_path, on
         assert ended.lines()[0].startswith("train: 2 of 3 jobs are not done; the rest is done by: ")
         assert run(tmp_path, "train", "-m", f"resume={sweep}").code == 1
         assert statuses(sweep) == ["done", "failed", "done"]
+        single = run(tmp_path, "train", f"resume={sweep}")
+        assert (single.code, single.err) == (2, f"train: resume={sweep}: is a sweep's folder; add -m\n")
 
 
 def test_a_signal_stops_the_sweep_and_it_goes_on_exactly(undisturbed, tmp_path):
@@ -177,9 +181,9 @@ def pids(sweep):
 LONGER = ("seed=1,2,3,4", "trainer.max_epochs=40", "trainer.limit_train_batches=60", "launcher=local")
 
 
-def begun(folder, *arguments):
+def begun(folder, *arguments, prepare=lambda: None):
     """A sweep of several jobs at once, in the middle of the first two."""
-    process = Process(folder, "train", *sweep_arguments(folder, *LONGER), *arguments)
+    process = Process(folder, "train", *sweep_arguments(folder, *LONGER), *arguments, prepare=prepare)
     jobs = folder / "logs" / "train" / "multiruns"
     process.wait_for(lambda: len(list(jobs.glob("*/*/checkpoints/last.ckpt"))) >= 2)
     return process, only(folder)
@@ -197,9 +201,9 @@ def test_of_several_at_once_one_is_killed_and_goes_on_later(tmp_path):
     assert statuses(sweep) == ["done"] * 4
 
 
-def test_a_signal_stops_several_at_once_and_they_go_on(tmp_path):
-    process, sweep = begun(tmp_path, "trainer.max_epochs=300")
-    process.send(signal.SIGTERM)
+def test_a_signal_to_all_processes_stops_several_at_once_and_they_save_their_state(tmp_path):
+    process, sweep = begun(tmp_path, "trainer.max_epochs=300", prepare=os.setsid)
+    os.killpg(process.process.pid, signal.SIGTERM)
     ended = process.end()
     assert (ended.code, ended.err) == (143, "train: stopped by SIGTERM\n")
     assert statuses(sweep) == ["interrupted", "interrupted"]
@@ -242,7 +246,56 @@ def test_hopeless_jobs_are_pruned(tmp_path, launcher):
     assert {record.settings["optimizer"]["lr"] for record in pruned} == {0.000001}
     last = pruned[0].metrics.validations[-1]
     assert pruned[0].reason == f"val/acc {last.metrics['val/acc']:.4g} after {last.step} steps"
-    assert "pruned: val/acc" in ended.out if launcher == "basic" else "pruned, val/acc" in ended.out
+    assert ": pruned: val/acc " in ended.out
+
+
+def test_pruning_goes_by_the_objective(tmp_path):
+    by_loss = ["sweep.objectives={val/loss:min}", "sweep.pruner=median", "trainer.max_epochs=2"]
+    rates = "optimizer.lr=0.000001,0.000002,0.000003,0.000004,0.000005,0.003,0.0000001"
+    ended = run(tmp_path, "train", *sweep_arguments(tmp_path, rates, *by_loss))
+    assert ended.code == 0, ended.err
+    assert statuses(only(tmp_path)) == ["done"] * 6 + ["pruned"]
+    assert record(only(tmp_path) / "6")["reason"].startswith("val/loss 2.")
+
+
+@pytest.mark.parametrize("by", ["sweep.objectives={val/foo:max}", "sweep.objectives={training_seconds:min}"])
+def test_what_a_validation_does_not_log_cannot_be_gone_by(tmp_path, by):
+    pruned = run(tmp_path, "train", *sweep_arguments(tmp_path, "seed=1", by, "sweep.pruner=median"))
+    assert pruned.code == 1
+    assert "; validation logs val/acc, val/loss" in pruned.out.replace("\n", " ")
+
+
+def test_a_job_without_its_objective_has_failed(tmp_path):
+    ended = run(tmp_path, "train", *sweep_arguments(tmp_path, "seed=1,2", "sweep.objectives={val/foo:max}"))
+    assert ended.code == 1
+    assert "job 0: failed: it has no number for val/foo; there is images_per_second, " in ended.out
+    assert "2 jobs: 2 failed" in ended.out
+
+
+def test_a_job_whose_folder_was_removed_is_done_again(undisturbed, tmp_path):
+    sweep, _ = undisturbed
+    shutil.copytree(sweep, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy" / "3")
+    (tmp_path / "copy" / "4" / "run.json").unlink()
+    (tmp_path / "copy" / "study.journal").unlink()
+    ended = run(tmp_path, "train", "-m", f"resume={tmp_path}/copy")
+    assert ended.code == 0, ended.err
+    assert [line for line in ended.out.splitlines() if line.startswith("training on")] != []
+    assert table(tmp_path / "copy") == table(sweep)
+    assert record(tmp_path / "copy" / "5") == record(sweep / "5")
+
+
+def test_what_is_in_a_reason_is_shown_as_it_is(tmp_path):
+    broken = raise_where_the_seed_is({1}, RuntimeError("[/b] [red]odd"))
+    ended = run(tmp_path, "train", *sweep_arguments(tmp_path, "seed=1,2"), prepare=broken)
+    assert ended.code == 1
+    assert "0    failed  RuntimeError: [/b] [red]odd" in ended.out
+
+
+def test_a_new_sweep_needs_an_empty_folder(tmp_path):
+    (tmp_path / "0").mkdir()
+    ended = run(tmp_path, "train", "-m", "seed=1,2", *SHORT, f"hydra.sweep.dir={tmp_path}")
+    assert (ended.code, ended.err) == (2, f"train: {tmp_path} is not empty: choose another folder\n")
 
 
 def test_several_objectives(tmp_path):
@@ -295,6 +348,10 @@ def test_a_sweep_goes_on_only_as_what_it_was(tmp_path):
     assert "was planned with other settings than these" in other.err
     assert run(tmp_path, "train", *drawn, "sweep.n_trials=3", resume).code == 0
     assert statuses(only(tmp_path)) == ["done"] * 3
+    listed = run(tmp_path, "train", "-m", resume, "sweep=random", "sweep.n_trials=4", "sweep.dry_run=true")
+    assert (listed.code, listed.out.splitlines()[-1]) == (0, "4 jobs")
+    assert run(tmp_path, "train", "-m", resume, "sweep=random", "sweep.n_trials=4").code == 0
+    assert statuses(only(tmp_path)) == ["done"] * 4
     assert run(tmp_path, "train", *drawn, "sweep.n_trials=2", resume).code == 2
 
 
@@ -325,5 +382,6 @@ def test_each_job_at_once_has_its_share_of_the_machine(monkeypatch):
     assert [len(slot.cores) for slot in many] == [1] * 7
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     gpus = litlab.sweeps.launchers.Local(n_jobs=9, jobs_per_device=2)._slots()
-    assert [slot.gpu for slot in gpus] == [0, 0, 1, 1]
-    assert [slot.gpu for slot in litlab.sweeps.launchers.Local(n_jobs=3, jobs_per_device=2)._slots()] == [0, 0, 1]
+    assert [slot.gpu for slot in gpus] == ["0", "1", "0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-x")
+    assert [slot.gpu for slot in litlab.sweeps.launchers.Local(3, 2)._slots()] == ["2", "GPU-x", "2"]

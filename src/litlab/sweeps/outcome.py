@@ -1,0 +1,54 @@
+"""What has become of a job."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from litlab.errors import UserError
+from litlab.runs.run import Record, Run, Status
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job has ended, or how far it has come."""
+
+    status: Status | Literal["missing"]
+    reason: str = ""
+    values: dict[str, float] = field(default_factory=dict)
+    """Of those objectives that were measured."""
+
+    def __str__(self) -> str:
+        values = [f"{name} {value:.4g}" for name, value in self.values.items()]
+        return ", ".join([f"{self.status}: {self.reason}" if self.reason else self.status, *values])
+
+
+def outcome(folder: Path, objectives: Collection[str]) -> Outcome:
+    """What the record in a job's folder says; it is also a failure to be done without having measured an objective.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    record = record_of(folder)
+    if record is None:
+        return Outcome("missing")
+    measured = {name: record.measured(name) for name in objectives}
+    values = {name: value for name, value in measured.items() if value is not None}
+    if record.status == "done" and len(values) < len(measured):
+        lacking = ", ".join(measured.keys() - values.keys())
+        return Outcome("failed", f"it has no number for {lacking}; there is {', '.join(sorted(record.results()))}")
+    return Outcome(record.status, record.reason or "", values if record.status == "done" else {})
+
+
+def record_of(folder: Path) -> Record | None:
+    """What a job's run.json says; None where it has not come so far.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    if not (folder / "run.json").exists():
+        return None
+    try:
+        return Run.open(folder).record
+    except UserError as error:
+        raise UserError(f"{error}; remove {folder}, and the job is done again") from error
