@@ -324,7 +324,7 @@ def newest_run(logs: Path, unfinished: bool = False) -> Path:
     files = (*logs.glob("train/runs/*/run.json"), *logs.glob("train/multiruns/*/*/run.json"))
     runs = sorted(map(Run.open, files), key=lambda run: run.record.started, reverse=True)
     if unfinished:
-        runs = [run for run in runs if run.record.status != "done" and not run.is_alive()]
+        runs = [run for run in runs if run.record.status not in ("done", "pruned") and not run.is_alive()]
     if not runs:
         raise UserError(f"there is no {'unfinished ' if unfinished else ''}run in {logs / 'train'}")
     return runs[0].folder

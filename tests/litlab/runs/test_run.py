@@ -86,6 +86,17 @@ def test_the_newest_run_is_the_one_started_last(tmp_path):
         assert newest_run(tmp_path) == folder
 
 
+@pytest.mark.parametrize("status", ["done", "pruned"])
+def test_what_has_come_to_its_end_is_not_unfinished(tmp_path, status):
+    for name in ("1", "2"):
+        (tmp_path / "train" / "runs" / name).mkdir(parents=True)
+        run = Run.create(tmp_path / "train" / "runs" / name, seed=1)
+        run.end("interrupted" if name == "1" else status)
+        run._lock.release()
+    assert newest_run(tmp_path).name == "2"
+    assert newest_run(tmp_path, unfinished=True).name == "1"
+
+
 def test_without_a_checkpoint_it_says_so(tmp_path):
     with pytest.raises(UserError, match="has no checkpoint; the run's status is running"):
         Run.create(tmp_path, seed=1).best_checkpoint()
