@@ -332,7 +332,7 @@ def test_nothing_is_written_where_a_link_leads(good, tmp_path):
     (folder / "checkpoints").symlink_to(elsewhere)
     before = contents(elsewhere)
     said = refused(tmp_path, "train", folder)
-    assert "checkpoints leads out of the run's folder" in said
+    assert "checkpoints leads out of the folder" in said
     assert contents(elsewhere) == before
 
 
