@@ -108,23 +108,29 @@ def steps_of(record: Record) -> int:
     return record.metrics.validations[-1].step if record.metrics.validations else 0
 
 
-def survive(folder: Path, overrides: Sequence[str] = GRID, seconds: float = 20) -> Table:
+def survive(folder: Path, overrides: Sequence[str] = GRID) -> Table:
     """Does a sweep that is killed and resumed, again and again, end in the table of one that was left alone?"""
-    moments, kills = random.Random(0), 0  # noqa: S311
     left_alone, killed = folder / "left alone", folder / "killed"
-    train(left_alone, 1, *overrides).join()
-    while kills < KILLS:
-        resuming = [f"resume='{killed}'"] if (killed / "plan.json").exists() else []
+    seconds = timed(train(left_alone, 1, *overrides).join)
+    jobs, kills, moments = len(begun(left_alone)), 0, random.Random(0)  # noqa: S311
+    for kill in range(KILLS):
+        resuming = [f"resume='{killed}'"] if kill else []
         sweep = train(killed, 1, *overrides, *resuming)
-        sweep.join(moments.uniform(seconds / 4, seconds))
+        while len(begun(killed)) <= (kill + 1) * jobs // (KILLS + 1) and sweep.is_alive():
+            time.sleep(0.01)
+        sweep.join(moments.uniform(0, seconds / jobs))
         sweep.kill()
         sweep.join()
-        kills += sweep.exitcode == -signal.SIGKILL and (killed / "plan.json").exists()
+        kills += sweep.exitcode == -signal.SIGKILL
     train(killed, 1, *overrides, f"resume='{killed}'").join()
-    jobs = len(list(killed.glob("*/run.json")))
     table = Table("jobs", "SIGKILLs", "the same table", box=None)
-    table.add_row(str(jobs), str(kills), "yes" if rows(killed) == rows(left_alone) else "NO")
+    table.add_row(str(len(begun(killed))), str(kills), "yes" if rows(killed) == rows(left_alone) else "NO")
     return table
+
+
+def begun(sweep: Path) -> list[Path]:
+    """The records of its jobs, done or not."""
+    return list(sweep.glob("*/run.json"))
 
 
 def rows(sweep: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ def cells(table):
 
 def test_a_sweep_that_is_killed_is_compared_with_one_that_was_not(tmp_path):
     sweeps = script("sweeps")
-    survived = sweeps.survive(tmp_path, ("seed=1,2", "data.batch_size=20,50,100", *SHORT), 4)
+    survived = sweeps.survive(tmp_path, ("seed=1,2", "data.batch_size=20,50,100", *SHORT))
     assert cells(survived) == [["6"], ["3"], ["yes"]]
     other = sweeps.train(tmp_path / "other", 1, "seed=1,3", "data.batch_size=20,50,100", *SHORT)
     other.join()
