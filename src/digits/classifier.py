@@ -56,7 +56,7 @@ class Classifier(LightningModule):
         logits = self(self.augment(images))
         loss: Tensor = self.train_loss(logits, labels)
         self.log("train/loss", loss, prog_bar=True)
-        self.log("train/acc", (logits.argmax(1) == labels).float().mean())
+        self.log("train/acc", (logits.argmax(1) == labels).float().mean(), prog_bar=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

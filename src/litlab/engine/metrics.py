@@ -114,7 +114,7 @@ class StepMetrics(Callback):
         self.obstacle: str | None = None
         self._logged: dict[str, Tensor | float] = {}
         self._weights: dict[str, int] = {}
-        self._places: dict[str, Place] = {"learning_rate": Place()}
+        self._places: dict[str, Place] = {"learning_rate": Place(), "gradient_norm": Place()}
         self._steps: list[Step] = []
         self._transfers: deque[Transfer] = deque()
         self._epoch: dict[str, tuple[float, int]] = {}
@@ -136,7 +136,7 @@ class StepMetrics(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The reverse; the module's metrics get theirs when the training starts."""
         self.skipped = state_dict["skipped"]
-        self._places = {name: Place(**place) for name, place in state_dict["places"].items()}
+        self._places |= {name: Place(**place) for name, place in state_dict["places"].items()}
         self._epoch = {name: (value, weight) for name, (value, weight) in state_dict["epoch"].items()}
         self._restored = state_dict["metrics"]
 
@@ -163,6 +163,10 @@ class StepMetrics(Callback):
             raise
         finally:
             del module.log
+
+    def note(self, name: str, value: Tensor) -> None:
+        """Take a value of the step that the module itself does not log."""
+        self._logged[name] = value
 
     def gather(self, loss: Tensor | None) -> Gathered:
         """What the step has logged, and its loss, if it has one."""

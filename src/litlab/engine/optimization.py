@@ -13,6 +13,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from litlab.engine.metrics import Gathered, StepMetrics
@@ -51,13 +52,22 @@ class LoggedOptimization(_AutomaticOptimization):
         return outputs, self.metrics.gather(outputs.get("loss"))
 
     def backward_of(self, optimizer: Optimizer, backward: Backward) -> Backward:
-        """What computes the gradients of the batch that comes next: `backward`, unless the batch is to be dropped."""
-        scales = getattr(self.trainer.precision_plugin, "scaler", None)  # it drops such steps itself
-        if not self.metrics.skips or scales:
-            return backward
-        accumulates = self.trainer.accumulate_grad_batches > 1
-        dropping = Dropping(self.trainer.lightning_module, optimizer, accumulates)
-        return partial(dropping.backward, backward=backward)
+        """What computes the gradients of the batch that comes next, and notes their norm.
+
+        It is `backward`, unless the batch is to be dropped.
+        """
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # it drops such steps itself
+        if self.metrics.skips and not scaler:
+            accumulates = self.trainer.accumulate_grad_batches > 1
+            dropping = Dropping(self.trainer.lightning_module, optimizer, accumulates)
+            backward = partial(dropping.backward, backward=backward)
+
+        def noting_norm(loss: Tensor) -> None:
+            backward(loss)
+            norm = gradient_norm(optimizer)
+            self.metrics.note("gradient_norm", norm / scaler._get_scale_async() if scaler else norm)
+
+        return noting_norm
 
     def _make_backward_fn(self, optimizer: Optimizer) -> Backward | None:
         backward = super()._make_backward_fn(optimizer)
@@ -100,6 +110,12 @@ class DirectOptimization(LoggedOptimization):
             optimizer.step()
         progress.increment_completed()
         return result.asdict() if result.closure_loss is not None else {}, self.metrics.gather(result.loss)
+
+
+def gradient_norm(optimizer: Optimizer) -> Tensor:
+    """The Euclidean norm of all gradients together, before they are clipped."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    return get_total_norm([weight.grad for weight in weights if weight.grad is not None and not weight.grad.is_sparse])
 
 
 def _detour(trainer: Trainer) -> str | None:

@@ -36,6 +36,29 @@ def test_the_number_of_steps_at_a_time_changes_no_result(tmp_path, overrides):
             assert torch.equal(ours.trainer.callback_metrics[name], value)
 
 
+class Norms(Callback):
+    """Keeps the norm of the gradients as Lightning hands them to the optimizer, before it clips them."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        gradients = torch.cat([weight.grad.flatten() for weight in pl_module.parameters()])
+        self.seen.append(gradients.norm().item())
+
+
+@pytest.mark.parametrize("overrides", [[], ["trainer.accumulate_grad_batches=3"], ["trainer.on_nan=skip"]])
+def test_the_norm_of_the_gradients_is_that_before_clipping(tmp_path, overrides):
+    norms = Norms()
+    options = [*STEP, *overrides, "data.batch_size=180", "trainer.max_epochs=1", "trainer.gradient_clip_val=0.1"]
+    fit(tmp_path, *options, callbacks=[norms])
+    assert min(norms.seen) > 0.1
+    for callbacks in ([], [Norms()]):  # the second lets Lightning do the step
+        ours = fit(tmp_path, *options, steps=7, callbacks=callbacks).curves.curve("gradient_norm")
+        assert [step for step, _ in ours] == list(range(len(norms.seen)))
+        assert [norm for _, norm in ours] == pytest.approx(norms.seen, rel=1e-5)
+
+
 def test_an_average_of_the_weights_is_made_at_every_step(tmp_path):
     single = fit(tmp_path, *FULL, "data.batch_size=140", "trainer.max_epochs=2", steps=1)
     several = fit(tmp_path, *FULL, "data.batch_size=140", "trainer.max_epochs=2", steps=7)
@@ -103,7 +126,7 @@ def test_whatever_is_logged_arrives_as_from_lightning(tmp_path):
     lightnings = fit(tmp_path, *settings, module_class=LogsInManyWays)
     ours = fit(tmp_path, *settings, module_class=LogsInManyWays, steps=4)
     names = ["metric_step", "both_step", "first", "number"]
-    assert {name for _, point in ours.curves.points for name in point} - {"learning_rate"} == {
+    assert {name for _, point in ours.curves.points for name in point} - {"learning_rate", "gradient_norm"} == {
         name for _, point in lightnings.curves.points for name in point
     }
     for name in names:
