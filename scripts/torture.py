@@ -207,8 +207,9 @@ def events(run: Path) -> list[Any]:
     """Every point of TensorBoard's curves, as it stands in the files, in their order."""
     files = sorted(run.glob("events.out.tfevents.*"))
     events = [event for file in files for event in EventFileLoader(str(file)).Load()]
-    points = [(value.tag, event.step, value.tensor.float_val[0]) for event in events for value in event.summary.value]
-    return [point for point in points if point[0] != "images_per_second"]
+    points = [(value, event.step) for event in events for value in event.summary.value]
+    scalars = [(value.tag, step, value.tensor.float_val[0]) for value, step in points if value.tensor.float_val]
+    return [point for point in scalars if point[0] not in ("images_per_second", "best/training_seconds")]
 
 
 def rows(run: Path) -> list[Any]:

@@ -28,6 +28,7 @@ SHORT = (
     "trainer.limit_train_batches=20",
     "trainer.limit_val_batches=1",
     "trainer.limit_test_batches=1",
+    "views=none",
 )
 
 

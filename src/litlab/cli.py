@@ -5,7 +5,7 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -75,22 +75,28 @@ def main() -> None:
 
 def _train(composed: DictConfig) -> None:
     command = check(composed, schema.TrainCommand)
+    given = _given(HydraConfig.get().overrides.task)
     if command.resume.run is None:
         own, changed = run_config(composed), None
         folder = _job_folder(own)
     else:
-        run, own = _resumed(composed, HydraConfig.get().overrides.task)
+        run, own = _resumed(composed, given)
         folder, changed = run.folder, OmegaConf.to_yaml(own)
+    overrides = {key: line.partition("=")[2] for key, line in given.items() if not key.startswith("resume.")}
     from litlab.train import train as train_function
 
-    train_function(check(own, schema.Train), folder, resuming=changed is not None, changed=changed)
+    train_function(check(own, schema.Train), folder, overrides, resuming=changed is not None, changed=changed)
 
 
-def _resumed(composed: DictConfig, overrides: Sequence[str]) -> tuple[Run, DictConfig]:
+def _given(overrides: Sequence[str]) -> dict[str, str]:
+    """What was typed, by the key it is for."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return {override.key_or_group: str(override.input_line) for override in parsed}
+
+
+def _resumed(composed: DictConfig, given: Mapping[str, str]) -> tuple[Run, DictConfig]:
     """The run that goes on, and its config."""
     run = run_to_resume(composed.resume.run, Path(composed.paths.logs))
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    given = {override.key_or_group: str(override.input_line) for override in parsed}
     return run, resumed_config(run, composed, given)
 
 
@@ -157,7 +163,7 @@ class CheckFirst(Callback):
             if alone := [text for text in given if re.match(r"(sweep|launcher)[.=]", text)]:
                 raise UserError(f"{alone[0]}: is for a sweep; add -m, or leave it out")
             if OmegaConf.select(own, "resume.run") is not None:
-                check(_resumed(own, given)[1], schema.Train)
+                check(_resumed(own, _given(given))[1], schema.Train)
             elif command != "compare":  # which leaves nothing there
                 refuse_taken(Path(config.hydra.run.dir))
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from lightning.pytorch import LightningDataModule, seed_everything
 
 from litlab import schema
+from litlab.callbacks.class_accuracy import ClassAccuracy
 from litlab.components import build
 from litlab.engine.hardware import use_all_cores
 from litlab.runs.checkpoint import load_weights
@@ -38,7 +39,7 @@ def evaluate(trained: schema.Train, checkpoint: Path, accelerator: str, precisio
         module = build_module(trained)
         load_weights(module, checkpoint)
         settings = trained.trainer.model_copy(update={"accelerator": accelerator, "devices": 1})
-        trainer = make_trainer(settings, [], [], folder, precision)
+        trainer = make_trainer(settings, [ClassAccuracy(run)], [], folder, precision)
         note_device(run, trainer)
         run.record.metrics.test = test(trainer, module, data)
     return run

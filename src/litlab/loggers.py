@@ -34,6 +34,11 @@ class TensorBoard(TensorBoardLogger):
         """Wait until all is on the disk; Lightning's would leave an empty hparams.yaml, too."""
         self.experiment.flush()
 
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Keep the file open: what comes after the training belongs into it, too. The writer's `close` ends it."""
+        self.save()
+
     def position(self) -> dict[str, int]:
         """The sizes of the event files, in bytes."""
         self.save()

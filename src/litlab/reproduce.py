@@ -22,7 +22,7 @@ def reproduce(original: Run, config: schema.Train, folder: Path) -> bool:
         UserError: the original's checkpoint is damaged, or the config asks for what cannot be had.
     """
     weights = read(original.best_checkpoint())["state_dict"]
-    again = train(config, folder)
+    again = train(config, folder, original.record.overrides)
     differences = [
         *_different_metrics(original.record, again.record),
         *_different_weights(weights, read(again.best_checkpoint())["state_dict"]),
@@ -39,7 +39,7 @@ def reproduce(original: Run, config: schema.Train, folder: Path) -> bool:
 
 
 def _different_metrics(original: Record, again: Record) -> Iterator[str]:
-    for part in ("last", "best", "test"):
+    for part in ("last", "best", "test", "test_by_class"):
         before, now = getattr(original.metrics, part), getattr(again.metrics, part)
         for name in sorted(before.keys() | now.keys()):
             if before.get(name) != now.get(name) and name != "images_per_second":

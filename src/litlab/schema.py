@@ -219,6 +219,8 @@ class Train(Settings):
     """Lightning callbacks besides those that every run has, each under a name of its own."""
     logger: dict[str, Component]
     """Lightning loggers, each under a name of its own; they are also given the run's folder. Empty for none."""
+    views: dict[str, Component]
+    """Callbacks that draw into TensorBoard, each under a name of its own. Empty for none."""
 
     @cross_check(mode="after")
     def _schedule_has_an_end(self) -> Self:
@@ -334,6 +336,46 @@ class SGD(Settings):
         if self.nesterov and self.momentum == 0:
             raise ValueError("optimizer.nesterov=true needs optimizer.momentum above 0")
         return self
+
+
+class TrainingBatch(Settings):
+    """Settings of litlab.views.batch.TrainingBatch."""
+
+    images: PositiveInt
+    """How many images are drawn."""
+
+
+class Mistakes(Settings):
+    """Settings of litlab.views.mistakes.Mistakes."""
+
+    images: PositiveInt
+    """How many images are drawn, at most."""
+
+
+class ConfusionMatrix(Settings):
+    """Settings of litlab.views.confusion.ConfusionMatrix."""
+
+
+class Filters(Settings):
+    """Settings of litlab.views.filters.Filters."""
+
+
+class PRCurves(Settings):
+    """Settings of litlab.views.pr_curves.PRCurves."""
+
+    classes: PositiveInt
+    """How many classes have a curve, at most; the first ones."""
+
+
+class Graph(Settings):
+    """Settings of litlab.views.graph.Graph."""
+
+
+class Projector(Settings):
+    """Settings of litlab.views.projector.Projector."""
+
+    images: PositiveInt
+    """How many test images are shown; t-SNE takes at least a few hundred."""
 
 
 class EMA(Settings):

@@ -8,7 +8,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,9 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from litlab import schema
 from litlab.callbacks.checkpoints import Checkpoints, Rewindable, numbers, place_of
+from litlab.callbacks.class_accuracy import ClassAccuracy
 from litlab.callbacks.epoch_lines import EpochLines
+from litlab.callbacks.overview import Overview
 from litlab.callbacks.pruning import Pruning
 from litlab.callbacks.record import RecordRun
 from litlab.callbacks.throughput import Throughput
@@ -55,6 +57,7 @@ warnings.filterwarnings("ignore", message="Total length of `list` across ranks i
 def train(
     config: schema.Train,
     folder: Path,
+    overrides: Mapping[str, str] | None = None,
     resuming: bool = False,
     changed: str | None = None,
     hopeless: tuple[str, Callable[[int, float], bool]] | None = None,
@@ -64,6 +67,7 @@ def train(
     Args:
         config: what to do.
         folder: where to leave the results.
+        overrides: what was set for this run alone; with a run that goes on, now.
         resuming: whether to go on with the run in `folder`, from its last checkpoint; it may have none yet.
         changed: config.yaml of a run that goes on, written once it does.
         hopeless: in a sweep, a metric, and what takes a validation's number, from 0, and its value of the metric, and
@@ -77,12 +81,13 @@ def train(
         Interrupted: a signal asked to stop.
     """
     run = Run.reopen(folder) if resuming else Run.create(folder, config.seed)
+    run.record.overrides |= overrides or {}
     with run.tracked(), _failing_with_a_hint(run):
         use_all_cores()
         seed_everything(config.seed, workers=True, verbose=False)  # before anything is built
         data: LightningDataModule = build(config.data)
         module = build_module(config)
-        trainer, checkpoints = set_up(config, run)
+        trainer, checkpoints, overview = set_up(config, run)
         if hopeless:
             trainer.callbacks.append(Pruning(run, *hopeless))  # type: ignore[attr-defined]  # the last of all
         saved = run.last_checkpoint if resuming and run.has_saved() else None
@@ -93,22 +98,26 @@ def train(
                 write_text(folder / "config.yaml", changed)
             run.save()
             log.info("training on %s", run.record.device)
-            trainer.fit(module, datamodule=data, ckpt_path=saved)
-        if config.test:
-            load_weights(module, run.best_checkpoint())
-            run.record.metrics.test = test(trainer, module, data)
+        with overview.closing():
+            with _refusals_are_the_users(), _refusing_to_restore(saved, checkpoints):
+                trainer.fit(module, datamodule=data, ckpt_path=saved)
+            if config.test:
+                load_weights(module, run.best_checkpoint())
+                run.record.metrics.test = test(trainer, module, data)
         log.info("results: %s\ncurves:  tensorboard --logdir %s", folder, folder)
     return run
 
 
-def set_up(config: schema.Train, run: Run) -> tuple[Trainer, Checkpoints]:
-    """Lightning's Trainer with all that a run has, and that of its callbacks which saves the state."""
+def set_up(config: schema.Train, run: Run) -> tuple[Trainer, Checkpoints, Overview]:
+    """Lightning's Trainer with all that a run has, and those of its callbacks that save the state and the results."""
     metrics = StepMetrics(config.trainer.on_nan == "skip")  # the first, so that the others find what it gathers
     throughput, checkpoints = Throughput(), Checkpoints(run, config, metrics)
-    own = [throughput, RecordRun(run, throughput, metrics), progress(), checkpoints]
+    overview = Overview(run)
+    own = [throughput, RecordRun(run, throughput, metrics), ClassAccuracy(run), overview, progress(), checkpoints]
+    chosen = map(build, [*config.callbacks.values(), *config.views.values()])
     trainer = make_trainer(
         config.trainer,
-        callbacks=[metrics, *map(build, config.callbacks.values()), *own],
+        callbacks=[metrics, *chosen, *own],
         logger=[build(node, save_dir=run.folder) for node in config.logger.values()],
         folder=run.folder,
         precision=run.record.precision,
@@ -116,7 +125,7 @@ def set_up(config: schema.Train, run: Run) -> tuple[Trainer, Checkpoints]:
     execute_steps(trainer, config.trainer.steps_per_execution, metrics, checkpoints)
     note_device(run, trainer)
     run.record.settings = config.model_dump()
-    return trainer, checkpoints
+    return trainer, checkpoints, overview
 
 
 def take_up(run: Run, loggers: list[Logger], checkpoint: dict[str, Any] | None) -> None:

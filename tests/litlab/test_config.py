@@ -137,6 +137,7 @@ GROUPS = (
     "trainer",
     "callbacks",
     "logger",
+    "views",
     "sweep",
     "launcher",
     "experiment",

@@ -74,6 +74,8 @@ class Metrics(Part):
     """All of them, in order; none where nothing is monitored."""
     test: dict[str, float] = {}
     """Of the best weights, on the test set."""
+    test_by_class: dict[str, float] = {}
+    """Share of each class's test images that were recognised."""
 
 
 class Resumption(Part):
@@ -95,6 +97,8 @@ class Record(Part):
     resumed: list[Resumption] = []
     ended: AwareDatetime | None = None
     seed: int
+    overrides: dict[str, str] = {}
+    """What was set for this run alone, by the command line or the sweep, as it was written there."""
     settings: dict[str, Any] = {}
     """Of a training: its config, with all that it refers to."""
     device: str | None = None

@@ -13,6 +13,7 @@ from litlab import schema
 from litlab.config import load
 from litlab.errors import Pruned, TrainingError, UserError
 from litlab.project import CONFIGS
+from litlab.sweeps.space import Params
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,8 @@ class Job:
     sweep: Path
     """The sweep's folder."""
     number: int
+    params: Params
+    """What this job alone has."""
     pruner: str
     objective: str
     """What the pruner goes by."""
@@ -50,7 +53,8 @@ def run(job: Job) -> str | None:
             from litlab.sweeps.study import Pruner
 
             hopeless = job.objective, Pruner(job.sweep, job.number, job.pruner)
-        train(config, job.folder, resuming=(job.folder / "run.json").exists(), hopeless=hopeless)
+        resuming = (job.folder / "run.json").exists()
+        train(config, job.folder, job.params, resuming=resuming, hopeless=hopeless)
     except Pruned as reason:
         log.info("pruned: %s", reason)
     except (UserError, TrainingError) as error:

@@ -73,8 +73,11 @@ class Plan(schema.Settings):
                 raise UserError(f"{key}: takes one value")
         varied = [override for override in given.values() if override.is_sweep_override()]
         fixed = [str(override.input_line) for override in given.values() if not override.is_sweep_override()]
-        if not any(override.key_or_group == "test" for override in given.values()):
+        told = {override.key_or_group.partition(".")[0] for override in given.values()}
+        if "test" not in told:
             fixed.append("test=false")  # a sweep that looks at the test set has chosen by it
+        if "views" not in told:
+            fixed.append("views=none")  # a hundred jobs' pictures are more than anybody looks at
         dimensions = [Dimension.of(override, isinstance(sampling, schema.Grid)) for override in varied]
         bases = list(_compose(loader, fixed, varied, dimensions))
         jobs = grid(dimensions, sampling) if isinstance(sampling, schema.Grid) else []
@@ -145,9 +148,9 @@ class Plan(schema.Settings):
     def experiment(self, job: Params, title: str) -> str:
         """The config of a job as a file of configs/experiment."""
         # Nothing is taken from the groups' files, with which what this config has deleted would come back.
-        kept = ("experiment", "debug", "paths", "sweep", "launcher")
+        kept = ("experiment", "debug", "paths", "sweep", "launcher", "views")
         defaults = [{f"override /{group}": None} for group in self.base(job).groups if group not in kept]
-        settings = OmegaConf.to_yaml(without(self.config(job), {"paths", "test"}))
+        settings = OmegaConf.to_yaml(without(self.config(job), {"paths", "test", "views"}))
         return f"# @package _global_\n# {title}\n{yaml.safe_dump({'defaults': defaults}, sort_keys=False)}\n{settings}"
 
     def listing(self) -> str:

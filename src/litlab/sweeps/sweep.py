@@ -164,7 +164,7 @@ def _run(folder: Path, plan: Plan, study: Study, launcher: Launcher) -> dict[int
 
 def _prepare(folder: Path, plan: Plan, number: int, params: Params) -> Job:
     """Put the job's config into its folder, unless it was begun."""
-    job = Job(folder, number, plan.sampling.pruner, next(iter(plan.objectives)))
+    job = Job(folder, number, params, plan.sampling.pruner, next(iter(plan.objectives)))
     if (job.folder / "run.json").exists():
         _wait_for(job)
     else:

@@ -1,0 +1,109 @@
+"""What a classifier answers while it is validated or tested."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+
+class Predictions(Callback):
+    """Base of callbacks that look at each answer of a validation or a test, which costs no second pass.
+
+    The answers are what `forward` gives: scores (N, classes) for a batch of images and labels (N,). Of a model that
+    answers otherwise nothing is seen, and `finish` is not called.
+
+    Attributes:
+        seen: whether anything was, in the last validation or test.
+    """
+
+    seen = False
+    _hook: RemovableHandle | None = None
+    _scores: Any = None
+
+    def start(self) -> None:
+        """Forget what was seen before."""
+
+    def see(self, images: Tensor, labels: Tensor, scores: Tensor) -> None:
+        """Look at a batch and the answers to it."""
+        raise NotImplementedError
+
+    def finish(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Show what was seen in the whole; `stage` is val or test."""
+        raise NotImplementedError
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to listen."""
+        self._listen(pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to listen."""
+        self._listen(pl_module)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
+    ) -> None:
+        """Take the answers to this batch."""
+        self._take(batch)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
+    ) -> None:
+        """Take the answers to this batch."""
+        self._take(batch)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show them, unless this is the check before training."""
+        self._end()
+        self.seen = self.seen and not trainer.sanity_checking
+        if self.seen:
+            self.finish(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show them."""
+        self._end()
+        if self.seen:
+            self.finish(trainer, pl_module, "test")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Listen no longer."""
+        self._end()
+
+    def _listen(self, module: LightningModule) -> None:
+        def keep(_module: nn.Module, _arguments: Any, scores: Any) -> None:
+            self._scores = scores
+
+        self._end()
+        self.seen = False
+        self._hook = module.register_forward_hook(keep)
+        self.start()
+
+    def _take(self, batch: Any) -> None:
+        scores, self._scores = self._scores, None
+        if is_classified(batch) and isinstance(scores, Tensor) and scores.ndim == 2 and len(scores) == len(batch[1]):
+            self.seen = True
+            self.see(batch[0], batch[1], scores.detach().float())
+
+    def _end(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
+
+
+def is_classified(batch: Any) -> bool:
+    """Whether a batch is images (N, channels, height, width) and labels (N,)."""
+    is_pair = isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)
+    return is_pair and batch[0].ndim == 4 and batch[1].ndim == 1 and batch[1].dtype == torch.int64
+
+
+def colours(images: Tensor) -> Tensor:
+    """Images as they can be shown: of other numbers of channels than 1 and 3, the mean of them."""
+    return images if images.shape[1] in (1, 3) else images.mean(1, keepdim=True)
+
+
+def class_names(trainer: Trainer, classes: int) -> Sequence[str]:
+    """The data module's `class_names`, if it has them; else numbers from 0."""
+    names: Sequence[str] | None = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
+    return names or [str(index) for index in range(classes)]

@@ -1,0 +1,29 @@
+"""Base of the views of what a classifier answers."""
+
+from lightning.pytorch import LightningModule, Trainer
+from torch.utils.tensorboard import SummaryWriter
+
+from litlab.callbacks.predictions import Predictions
+from litlab.views.board import writers
+
+
+class AnswersView(Predictions):
+    """Draws what was answered in the last validation and in the test; at each validation it would take too long."""
+
+    def draw(self, writer: SummaryWriter, trainer: Trainer, stage: str) -> None:
+        """Draw what was seen."""
+        raise NotImplementedError
+
+    def finish(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Draw the test."""
+        if stage == "test":
+            self._draw(trainer, stage)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the last validation."""
+        if self.seen:
+            self._draw(trainer, "val")
+
+    def _draw(self, trainer: Trainer, stage: str) -> None:
+        for writer in writers(trainer):
+            self.draw(writer, trainer, stage)

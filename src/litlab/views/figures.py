@@ -1,0 +1,38 @@
+"""Pictures with words in them, readable at the size at which TensorBoard shows them."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchvision.utils import make_grid
+
+WIDTH = 5.0
+"""Inches; 500 pixels, of which TensorBoard shows at least 300."""
+
+COLUMNS = 4
+
+
+def tiles(images: Tensor, captions: Sequence[str], title: str) -> Figure:
+    """Images (N, 1 or 3, height, width) of any range of values in rows of four, each with its caption above it."""
+    *_, height, width = images.shape
+    lines = max(caption.count("\n") + 1 for caption in captions)
+    gap = round(width * 0.14 * lines) + 1  # room for the captions, in pixels of the images
+    grid = make_grid(images.float().cpu(), COLUMNS, padding=gap, normalize=True, pad_value=1.0)
+    figure = Figure(figsize=(WIDTH, WIDTH * grid.shape[1] / grid.shape[2] + 0.3))
+    axes = bare_axes(figure, title)
+    axes.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest", aspect="auto")
+    for index, caption in enumerate(captions):
+        row, column = divmod(index, COLUMNS)
+        x = gap + column * (width + gap) + width / 2
+        axes.text(x, gap + row * (height + gap) - 1, caption, ha="center", va="bottom", fontsize=9, linespacing=1.0)
+    return figure
+
+
+def bare_axes(figure: Figure, title: str) -> Axes:
+    """Axes that fill the figure below its title."""
+    top = 1 - 0.3 / figure.get_figheight()
+    axes = figure.add_axes((0, 0, 1, top))
+    axes.axis("off")
+    axes.set_title(title, fontsize=10)
+    return axes

@@ -1,0 +1,49 @@
+"""Where the network is most wrong."""
+
+import torch
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.tensorboard import SummaryWriter
+
+from litlab.callbacks.predictions import class_names, colours
+from litlab.views.answers import AnswersView
+from litlab.views.figures import tiles
+
+
+class Mistakes(AnswersView):
+    """Draws the images that were mistaken with the highest loss, each with truth, guess and the guess's probability.
+
+    Args:
+        images: how many.
+    """
+
+    def __init__(self, images: int) -> None:
+        self.images = images
+
+    def start(self) -> None:
+        """Forget the last ones."""
+        self.worst: list[Tensor] = []
+
+    def see(self, images: Tensor, labels: Tensor, scores: Tensor) -> None:
+        """Keep the worst of this batch and of those before."""
+        losses = functional.cross_entropy(scores, labels, reduction="none")
+        losses = losses.where(scores.argmax(1) != labels, -torch.inf)
+        parts = [losses, images, labels, scores]
+        if self.worst:
+            parts = [torch.cat(pair) for pair in zip(self.worst, parts, strict=True)]
+        chosen = parts[0].topk(min(self.images, len(parts[0]))).indices
+        self.worst = [part[chosen] for part in parts]
+
+    def draw(self, writer: SummaryWriter, trainer: Trainer, stage: str) -> None:
+        """Draw those that are mistakes."""
+        losses, images, labels, scores = self.worst
+        wrong = losses > -torch.inf
+        if not wrong.any():
+            return
+        names = class_names(trainer, scores.shape[1])
+        probabilities, guesses = scores[wrong].softmax(1).max(1)
+        told = zip(labels[wrong].tolist(), guesses.tolist(), probabilities.tolist(), strict=True)
+        captions = [f"{names[truth]} → {names[guess]}\n{probability:.0%}" for truth, guess, probability in told]
+        figure = tiles(colours(images[wrong]), captions, "truth → guess, its probability; highest loss first")
+        writer.add_figure(f"{stage}/mistakes", figure, trainer.global_step)

@@ -1,0 +1,78 @@
+"""How the network sees images: what lies near what."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from tensorboard.plugins.projector import ProjectorConfig, visualize_embeddings
+from torch import Tensor
+from torch.nn import functional
+from torchvision.utils import save_image
+
+from litlab.callbacks.predictions import class_names, colours, is_classified
+from litlab.views.board import writers
+
+
+class Projector(Callback):
+    """Puts the first test images into TensorBoard's projector, by their features, with labels and small pictures.
+
+    The features are what `features` gives, of the module or of the first of its parts that has it; without it there is
+    nothing to show.
+
+    Args:
+        images: how many; t-SNE takes at least a few hundred.
+    """
+
+    def __init__(self, images: int) -> None:
+        self.images = images
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin."""
+        self.batches: list[tuple[Tensor, Tensor]] = []
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
+    ) -> None:
+        """Keep the batch while there are too few."""
+        if is_classified(batch) and sum(len(labels) for _, labels in self.batches) < self.images:
+            self.batches.append((batch[0], batch[1]))
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write what the projector reads."""
+        parts = (getattr(part, "features", None) for part in pl_module.modules())
+        features: Any = next(filter(callable, parts), None)
+        if features is None or not self.batches:
+            return
+        images, labels = (torch.cat(parts)[: self.images] for parts in zip(*self.batches, strict=True))
+        with torch.no_grad():
+            points = features(images).flatten(1)
+        names = class_names(trainer, int(labels.max()) + 1)
+        for writer in writers(trainer):
+            write(Path(writer.log_dir), points, [names[label] for label in labels.tolist()], images)
+
+
+def write(folder: Path, points: Tensor, labels: list[str], images: Tensor) -> None:
+    """Write `projector_config.pbtxt` into the folder, and into `projector` in it what that names.
+
+    PyTorch's add_embedding writes every number as text, which takes a second.
+    """
+    parts = folder / "projector"
+    parts.mkdir(exist_ok=True)
+    points.float().cpu().numpy().tofile(parts / "features.bytes")
+    (parts / "labels.tsv").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+    side = math.ceil(math.sqrt(len(images)))  # TensorBoard cuts a square of pictures
+    missing = side * side - len(images)
+    square = functional.pad(colours(images).float().cpu(), (0, 0, 0, 0, 0, 0, 0, missing))
+    save_image(square, parts / "sprite.png", nrow=side, padding=0, normalize=True)
+    config = ProjectorConfig()
+    embedding = config.embeddings.add(
+        tensor_name="features",
+        tensor_path="projector/features.bytes",
+        tensor_shape=points.shape,
+        metadata_path="projector/labels.tsv",
+    )
+    embedding.sprite.image_path = "projector/sprite.png"
+    embedding.sprite.single_image_dim.extend([images.shape[3], images.shape[2]])
+    visualize_embeddings(folder, config)
