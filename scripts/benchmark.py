@@ -39,11 +39,11 @@ from torchvision.transforms import ToTensor
 from digits.convnet import ConvNet
 from digits.mnist import decoded, prepare
 from litlab import schema
+from litlab.commands.train import train
 from litlab.config import check, run_config
 from litlab.engine.graph import WARM_UP, CudaGraph
 from litlab.engine.hardware import best_precision, cores, use_all_cores
 from litlab.project import CONFIGS
-from litlab.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"

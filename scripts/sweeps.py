@@ -27,10 +27,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-import litlab.train
+import litlab.commands.train
 from digits.mnist import prepare
 from litlab import cli, schema
-from litlab.compare import compare
+from litlab.commands.compare import compare
 from litlab.runs.files import write_text
 from litlab.runs.run import Record, Run
 
@@ -201,7 +201,7 @@ def train(
         if threads == 1:
             os.environ["OMP_NUM_THREADS"] = "1"
         if instead:
-            litlab.train.train = instead  # type: ignore[assignment]
+            litlab.commands.train.train = instead  # type: ignore[assignment]
         sys.argv = ["train", "-m", *overrides, f"hydra.sweep.dir='{sweep}'", f"data.dir={ROOT / 'data'}", "trainer=cpu"]
         with Path(os.devnull).open("w") as nothing:
             os.dup2(nothing.fileno(), sys.stdout.fileno())

@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-import litlab.train
+import litlab.commands.train
 from digits.mnist import prepare
 from litlab import schema
 from litlab.config import check, run_config
@@ -150,8 +150,8 @@ def train(config: schema.Train, run: Path, step: Any) -> None:
     """Train in the folder `run`, or go on there."""
     with Path(f"{run}.log").open("a") as log:
         sys.stderr = sys.stdout = log
-        litlab.train.progress = lambda: Counting(step)
-        litlab.train.train(config, run, resuming=(run / "run.json").exists())
+        litlab.commands.train.progress = lambda: Counting(step)
+        litlab.commands.train.train(config, run, resuming=(run / "run.json").exists())
 
 
 class Counting(Callback):

@@ -14,7 +14,7 @@ import torch
 from conftest import ROOT
 from lightning.pytorch import Callback
 
-import litlab.train
+import litlab.commands.train
 from litlab import cli
 from litlab.runs import files
 
@@ -100,7 +100,7 @@ def at(hook, call=1, action=kill_itself):
     """What prepares a process for that."""
 
     def prepare():
-        litlab.train.progress = lambda: At(hook, call, action)
+        litlab.commands.train.progress = lambda: At(hook, call, action)
 
     return prepare
 

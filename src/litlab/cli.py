@@ -83,7 +83,7 @@ def _train(composed: DictConfig) -> None:
         run, own = _resumed(composed, given)
         folder, changed = run.folder, OmegaConf.to_yaml(own)
     overrides = {key: line.partition("=")[2] for key, line in given.items() if not key.startswith("resume.")}
-    from litlab.train import train as train_function
+    from litlab.commands.train import train as train_function
 
     train_function(check(own, schema.Train), folder, overrides, resuming=changed is not None, changed=changed)
 
@@ -107,7 +107,7 @@ def _evaluate(composed: DictConfig) -> None:
     checkpoint = path.absolute() if path.suffix == ".ckpt" else run.best_checkpoint()
     trained = load(run.folder / "config.yaml", schema.Train)
     folder = _job_folder(composed)
-    from litlab.evaluate import evaluate as evaluate_function
+    from litlab.commands.evaluate import evaluate as evaluate_function
 
     accelerator = config.accelerator or trained.trainer.accelerator
     evaluate_function(trained, checkpoint, accelerator, run.record.precision, folder)
@@ -121,7 +121,7 @@ def _reproduce(composed: DictConfig) -> None:
         raise UserError(f"run={config.run}: nothing to compare with, the run's status is {run.record.status}")
     folder = _job_folder(composed)
     shutil.copyfile(run.folder / "config.yaml", folder / "config.yaml")  # it is a training, which can be resumed
-    from litlab.reproduce import reproduce as reproduce_function
+    from litlab.commands.reproduce import reproduce as reproduce_function
 
     if not reproduce_function(run, trained, folder):
         sys.exit(1)
@@ -129,8 +129,8 @@ def _reproduce(composed: DictConfig) -> None:
 
 def _compare(composed: DictConfig) -> None:
     config = check(composed, schema.Compare)
-    from litlab.compare import compare as compare_function
-    from litlab.compare import report
+    from litlab.commands.compare import compare as compare_function
+    from litlab.commands.compare import report
 
     folders = [Path(folder).expanduser() for folder in config.folders]
     comparison = compare_function(folders, config.metric, config.mode, config.where)

@@ -8,8 +8,8 @@ from torch import nn
 from torchvision.datasets import MNIST
 
 from digits.convnet import ConvNet
+from litlab.commands.train import train
 from litlab.data.order import EpochSampler
-from litlab.train import train
 
 STEPS = 120
 

@@ -105,7 +105,7 @@ def test_is_short_and_names_what_exists():
     layout = README.rpartition("```\nconfigs/")[2].rpartition("```")[0]
     folders = {
         "src/digits": "mnist.py convnet.py classifier.py tutorial.py schema.py",
-        "src/litlab": "cli.py config.py train.py evaluate.py compare.py data engine callbacks runs sweeps",
+        "src/litlab": "cli.py config.py resume.py commands data engine callbacks views runs sweeps",
     }
     for folder, names in folders.items():
         for name in names.split():

@@ -45,7 +45,7 @@ def test_a_class_has_the_schema_of_its_name():
         "digits.mnist.MNIST",
         "digits.mnist.Path",
         "litlab.runs.run.subprocess",
-        "litlab.train.train",
+        "litlab.commands.train.train",
         "digits.convnet.Convnet",
         "digits.nowhere.Net",
         "digits./tmp/evil.Net",

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as any_of
 from omegaconf import OmegaConf
 
-import litlab.train
+import litlab.commands.train
 from litlab import cli, schema
 from litlab.config import check, explain
 from litlab.errors import UserError
@@ -99,7 +99,7 @@ def test_the_command_ends_well_or_with_code_2(tmp_path_factory, arguments):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
         patch.setattr(sys, "argv", ["train", *arguments])
         patch.setenv("LITLAB_LOGS", str(tmp_path_factory.getbasetemp() / "logs"))
-        patch.setattr(litlab.train, "train", lambda *anything, **more: trained.append(anything) or Nothing)
+        patch.setattr(litlab.commands.train, "train", lambda *anything, **more: trained.append(anything) or Nothing)
         patch.setattr(cli, "_job_folder", lambda composed: None)
         try:
             cli.train()

@@ -46,7 +46,7 @@ def run(job: Job) -> str | None:
     _log_into(job.folder)
     try:
         config = load(job.folder / "config.yaml", schema.Train)
-        from litlab.train import train
+        from litlab.commands.train import train
 
         hopeless = None
         if job.pruner != "none":

@@ -69,7 +69,7 @@ class Local:
     def run(self, jobs: Iterator[Job]) -> Iterator[Ended]:
         """See Launcher."""
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["litlab.train"])
+        context.set_forkserver_preload(["litlab.commands.train"])
         resource_tracker.ensure_running()  # which lets signals through when it starts: not while the jobs' server does
         free = self._slots()
         running: dict[Any, tuple[ForkServerProcess, Job, Slot]] = {}

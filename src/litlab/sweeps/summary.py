@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from litlab.compare import compare, report
+from litlab.commands.compare import compare, report
 from litlab.errors import TrainingError
 from litlab.runs.files import write_text
 from litlab.runs.run import resume_command

@@ -9,10 +9,10 @@ from conftest import settings
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.loggers import Logger
 
+from litlab.commands.train import build_module, make_trainer
 from litlab.components import build
 from litlab.engine.metrics import StepMetrics
 from litlab.engine.steps import execute_steps
-from litlab.train import build_module, make_trainer
 
 STEP = (
     "trainer.accelerator=cpu",

@@ -15,7 +15,7 @@ from processes import Process, at, contents, run
 
 import litlab.sweeps.launchers
 from digits.classifier import Classifier
-from litlab.compare import compare
+from litlab.commands.compare import compare
 from litlab.runs.run import Run
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")

@@ -7,11 +7,11 @@ from lightning.pytorch import LightningDataModule, seed_everything
 
 from litlab import schema
 from litlab.callbacks.class_accuracy import ClassAccuracy
+from litlab.commands.train import build_module, make_trainer, note_device, test
 from litlab.components import build
 from litlab.engine.hardware import use_all_cores
 from litlab.runs.checkpoint import load_weights
 from litlab.runs.run import Run
-from litlab.train import build_module, make_trainer, note_device, test
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from litlab import schema
+from litlab.commands.train import train
 from litlab.runs.checkpoint import read
 from litlab.runs.run import Record, Run
-from litlab.train import train
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from conftest import SHORT, settings
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from digits.classifier import Classifier
+from litlab.commands.train import build_module, train
 from litlab.errors import UserError
 from litlab.runs.checkpoint import load_weights
-from litlab.train import build_module, train
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 

@@ -14,7 +14,7 @@ from matplotlib import image
 from scipy import stats
 
 from litlab import schema
-from litlab.compare import compare
+from litlab.commands.compare import compare
 from litlab.config import check, run_config
 from litlab.errors import UserError
 from litlab.runs.pictures import draw

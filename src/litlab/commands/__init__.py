@@ -1,0 +1,1 @@
+"""What each command does: one file a command, a plain function from a config to a result; no Hydra inside."""
