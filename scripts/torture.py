@@ -150,7 +150,7 @@ def train(config: schema.Train, run: Path, step: Any) -> None:
     """Train in the folder `run`, or go on there."""
     with Path(f"{run}.log").open("a") as log:
         sys.stderr = sys.stdout = log
-        litlab.commands.train.progress = lambda: Counting(step)
+        litlab.commands.train.progress = lambda: Counting(step)  # type: ignore[attr-defined]
         litlab.commands.train.train(config, run, resuming=(run / "run.json").exists())
 
 

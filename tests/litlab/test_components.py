@@ -135,7 +135,7 @@ def test_reads_a_constructor_without_importing_it():
     assert accepted_arguments("digits.convnet.ConvNet") == {
         "in_channels", "image_size", "channels", "kernel_size", "num_classes",
     }  # fmt: skip
-    assert accepted_arguments("litlab.callbacks.epoch_lines.EpochLines") is None  # has the one of its base
+    assert accepted_arguments("litlab.callbacks.progress.EpochLines") is None  # has the one of its base
     assert accepted_arguments("torch.optim.RMSprop") >= {"lr", "alpha", "momentum"}
     assert accepted_arguments("torch.nn.Linear") >= {"in_features", "out_features"}  # torch.nn imports it by a star
     assert accepted_arguments("torchvision.transforms.v2.RandomAffine") >= {"degrees", "translate"}

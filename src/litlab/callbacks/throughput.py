@@ -24,6 +24,12 @@ class Throughput(Callback):
         """Mean over the finished epochs; None before the first."""
         return self.images / self.seconds if self.seconds else None
 
+    def rate(self, trainer: Trainer) -> float | None:
+        """Images per second of the present epoch so far; None before there are any."""
+        running = 0.0 if self._since is None else time.perf_counter() - self._since
+        images, seconds = trainer.fit_loop.epoch_loop.examples - self._images_before, self._epoch_seconds + running
+        return images / seconds if images and seconds else None
+
     def state_dict(self) -> dict[str, Any]:
         """Images and seconds of the finished epochs, and where this one stands."""
         running = 0.0 if self._since is None else time.perf_counter() - self._since

@@ -41,5 +41,5 @@ def evaluate(trained: schema.Train, checkpoint: Path, accelerator: str, precisio
         settings = trained.trainer.model_copy(update={"accelerator": accelerator, "devices": 1})
         trainer = make_trainer(settings, [ClassAccuracy(run)], [], folder, precision)
         note_device(run, trainer)
-        run.record.metrics.test = test(trainer, module, data)
+        test(run, trainer, module, data)
     return run

@@ -5,7 +5,6 @@ import logging
 import os
 import platform
 import signal
-import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +17,7 @@ import lightning
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -26,8 +25,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from litlab import schema
 from litlab.callbacks.checkpoints import Checkpoints, Rewindable, numbers, place_of
 from litlab.callbacks.class_accuracy import ClassAccuracy
-from litlab.callbacks.epoch_lines import EpochLines
 from litlab.callbacks.overview import Overview
+from litlab.callbacks.progress import progress
 from litlab.callbacks.pruning import Pruning
 from litlab.callbacks.record import RecordRun
 from litlab.callbacks.throughput import Throughput
@@ -41,6 +40,7 @@ from litlab.refusals import first_lines
 from litlab.runs.checkpoint import WholeFiles, load_weights, read_resumable
 from litlab.runs.files import write_text
 from litlab.runs.run import Run
+from litlab.runs.terminal import ending, opening, tensorboard_command
 
 log = logging.getLogger(__name__)
 
@@ -97,14 +97,14 @@ def train(
             if changed is not None:
                 write_text(folder / "config.yaml", changed)
             run.save()
-            log.info("training on %s", run.record.device)
+            log.info(opening(run, sum(weight.numel() for weight in module.parameters() if weight.requires_grad)))
         with overview.closing():
             with _refusals_are_the_users(), _refusing_to_restore(saved, checkpoints):
                 trainer.fit(module, datamodule=data, ckpt_path=saved)
             if config.test:
                 load_weights(module, run.best_checkpoint())
-                run.record.metrics.test = test(trainer, module, data)
-        log.info("results: %s\ncurves:  tensorboard --logdir %s", folder, folder)
+                test(run, trainer, module, data)
+        log.info("results: %s\ncurves:  %s", folder, tensorboard_command(folder))
     return run
 
 
@@ -182,18 +182,11 @@ def make_trainer(
         )
 
 
-def test(trainer: Trainer, module: LightningModule, data: LightningDataModule) -> dict[str, float]:
-    """Test the module's weights as they are; the metrics, which are also printed."""
+def test(run: Run, trainer: Trainer, module: LightningModule, data: LightningDataModule) -> None:
+    """Test the module's weights as they are; the metrics are recorded and printed."""
     trainer.test(module, datamodule=data, verbose=False)
-    metrics = numbers(trainer)
-    for name, value in metrics.items():
-        log.info("%s %.4f", name, value)
-    return metrics
-
-
-def progress() -> Callback:
-    """A progress bar on a terminal, elsewhere a line an epoch."""
-    return RichProgressBar(leave=True) if sys.stdout.isatty() else EpochLines()
+    run.record.metrics.test = numbers(trainer)
+    log.info(ending(run.record.metrics))
 
 
 def describe(trainer: Trainer) -> str:

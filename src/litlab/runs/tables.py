@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import sys
 from collections import Counter
@@ -26,8 +27,8 @@ from litlab.runs.run import Run, Status
 
 Mode = Literal["min", "max"]
 
-WITHOUT_EFFECT = {"test", "checkpoint.every_n_steps", "checkpoint.every_minutes"}
-"""Settings, besides the seed and `paths`, that runs of one group may differ in: what is trained does not change."""
+WITHOUT_EFFECT = re.compile(r"paths\.|views\.|test$|checkpoint\.every_")
+"""Settings, besides the seed, that runs of one group may differ in: what is trained does not change."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def _relevant(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: relative(value)
         for key, value in settings.items()
-        if key not in paths and key not in WITHOUT_EFFECT and not (key.rpartition(".")[2] == "seed" and value == seed)
+        if not WITHOUT_EFFECT.match(key) and not (key.rpartition(".")[2] == "seed" and value == seed)
     }
 
 

@@ -2,7 +2,7 @@
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from litlab.callbacks.predictions import colours
@@ -13,7 +13,10 @@ MAGNIFIED = 12
 
 
 class Filters(Callback):
-    """Draws the filters of the first convolution at the start and after each epoch; grey is zero."""
+    """Draws the filters of the first convolution at the start and after each epoch; grey is zero.
+
+    Black and white are as far from it as the filter's largest weight.
+    """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw them as they were made."""
@@ -28,9 +31,15 @@ class Filters(Callback):
         first = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
         if first is None or not writers(trainer):
             return
-        weights = colours(first.weight.detach().float().cpu())
-        large = weights.repeat_interleave(MAGNIFIED, 2).repeat_interleave(MAGNIFIED, 3)
-        most = float(weights.abs().max())
-        grid = make_grid(large, nrow=8, padding=4, normalize=True, value_range=(-most, most), pad_value=1.0)
+        picture = filters(first.weight.detach().float().cpu())
         for writer in writers(trainer):
-            writer.add_image("filters", torch.round(grid * 255).byte(), trainer.global_step)
+            writer.add_image("filters", picture, trainer.global_step)
+
+
+def filters(weights: Tensor) -> Tensor:
+    """Weights (filters, channels, height, width) as one picture (3, height, width), uint8; eight filters in a row."""
+    weights = colours(weights)
+    weights = weights / weights.abs().amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo().tiny)
+    large = weights.repeat_interleave(MAGNIFIED, 2).repeat_interleave(MAGNIFIED, 3)
+    grid = make_grid(large, nrow=8, padding=4, normalize=True, value_range=(-1.0, 1.0), pad_value=1.0)
+    return torch.round(grid * 255).byte()
