@@ -1,0 +1,54 @@
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import SHORT
+
+pytestmark = pytest.mark.usefixtures("mnist_dir")
+
+
+def on_terminal(folder, *arguments):
+    """What `train` writes to a terminal of 140 columns."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "litlab", "train", *arguments],
+        stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder,
+        env=os.environ | {"LITLAB_LOGS": str(folder / "logs"), "COLUMNS": "140", "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(theirs)
+    written = b""
+    try:
+        while part := os.read(ours, 65536):
+            written += part
+    except OSError:  # how Linux says that the other side is closed
+        pass
+    assert process.wait(60) == 0, written
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode())
+
+
+def test_a_terminal_shows_a_panel_a_bar_and_the_results(tmp_path):
+    text = on_terminal(tmp_path, *SHORT, "trainer.limit_train_batches=100", "trainer.limit_test_batches=2")
+    assert "╭─ training on cpu" in text
+    assert re.search(r"100/100 .* train/loss: \d\.\d+ train/acc: \d\.\d+ .*images/s: [\d,]+", text)
+    assert re.search(r"\d:\d\d:\d\d • \d:\d\d:\d\d", text)  # gone, and left
+    assert "no CUDA graph: this is a cpu\r\n" in text  # on a line of its own
+    for digit in range(10):
+        assert re.search(rf"test/acc of {digit}  [01]\.\d{{4}}\r\n", text)
+    (run,) = (tmp_path / "logs" / "train" / "runs").iterdir()
+    assert f"curves:  tensorboard --logdir {run.parent}" in text
+    log = (run / "train.log").read_text()
+    assert "\x1b" not in log
+    assert "test/acc of 9" in log
+
+
+def test_a_pipe_gets_plain_lines(command, tmp_path):
+    process = command("train", *SHORT, "trainer.max_epochs=2")
+    assert process.returncode == 0, process.stderr
+    assert "\r" not in process.stdout
+    assert "\x1b" not in process.stdout
+    lines = process.stdout.splitlines()
+    assert lines[0].startswith("training on cpu (")
+    assert [line.split(":")[0] for line in lines if line.startswith("epoch")] == ["epoch 0", "epoch 1"]
