@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import hydra
 import lightning
@@ -26,6 +27,7 @@ import matplotlib
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -39,6 +41,7 @@ from torchvision.transforms import ToTensor
 from digits.convnet import ConvNet
 from digits.mnist import decoded, prepare
 from litlab import schema
+from litlab.commands import train as commands_train
 from litlab.commands.train import train
 from litlab.config import check, run_config
 from litlab.engine.graph import WARM_UP, CudaGraph
@@ -312,8 +315,13 @@ def race(task: Task, progress: Progress) -> dict[str, Any]:
 
 
 def others(device: str, quick: bool, progress: Progress) -> dict[str, float]:
-    """Start-up, a job in a multirun, memory and, if there is time, the speedrun."""
-    measures = {"from the command to the first step": start_up, "a job in a multirun": multirun, "memory": memory}
+    """Start-up, a job in a multirun, memory, pictures and, if there is time, the speedrun."""
+    measures = {
+        "from the command to the first step": start_up,
+        "a job in a multirun": multirun,
+        "memory": memory,
+        "pictures": pictures,
+    }
     if not quick:
         measures["speedrun"] = speedrun
     bar = progress.add_task("", total=len(measures))
@@ -359,6 +367,44 @@ def memory(device: str, folder: Path) -> dict[str, float]:
         "memory: after training (MB)": spawn([*TRAIN, *epoch, f"hydra.run.dir={folder}/run"]).peak_mb,
         "memory: the dataset (MB)": sum(part.nbytes for part in parts) / 1e6,
     }
+
+
+def pictures(device: str, folder: Path) -> dict[str, float]:
+    """What drawing takes of the default run, and how much TensorBoard gets to read."""
+    set_up, seconds = commands_train.set_up, [0.0]
+
+    def clocked_set_up(*arguments: Any) -> Any:
+        trainer, *others = set_up(*arguments)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if type(callback).__module__.startswith(("litlab.views", "litlab.callbacks.class_accuracy")):
+                clock_hooks(callback, seconds)
+        return trainer, *others
+
+    with patch.object(commands_train, "set_up", clocked_set_up):
+        since = time.perf_counter()
+        train(settings(f"trainer={device}"), folder)
+        whole = time.perf_counter() - since
+    return {
+        "pictures: share of the default run's time (%)": 100 * seconds[0] / whole,
+        "event files of the default run (MB)": sum(file.stat().st_size for file in folder.glob("events.*")) / 1e6,
+    }
+
+
+def clock_hooks(callback: Callback, seconds: list[float]) -> None:
+    """Add the time that the callback's hooks take, once the device has done what they asked for, to `seconds`."""
+    for name in (name for name in dir(callback) if name.startswith("on_")):
+        hook = getattr(callback, name)
+
+        def clocked_hook(*arguments: Any, hook: Callable[..., Any] = hook) -> Any:
+            module = next(part for part in arguments if isinstance(part, LightningModule))
+            since = now(module.device)
+            try:
+                return hook(*arguments)
+            finally:
+                seconds[0] += now(module.device) - since
+
+        if is_overridden(name, callback, parent=Callback) and not name.endswith(("_checkpoint", "_exception")):
+            setattr(callback, name, clocked_hook)
 
 
 def speedrun(device: str, folder: Path) -> dict[str, float]:

@@ -38,14 +38,16 @@ class ConfusionMatrix(AnswersView):
 
 def matrix(counts: Tensor, names: list[str]) -> Figure:
     """The picture of counts (truth, guess); colours are shares of the truth, where nothing is, nothing is written."""
-    figure = Figure(figsize=(WIDTH, WIDTH), layout="constrained")
-    axes = figure.subplots()
+    numbered = len(names) <= MOST_NUMBERED
+    room = 0.11 + 0.02 * max(map(len, names)) if numbered else 0.15  # for the names; a layout engine would draw twice
+    figure = Figure(figsize=(WIDTH, WIDTH))
+    axes = figure.add_axes((room, room, 0.87 - room, 0.92 - room))
     totals = counts.sum(1, keepdim=True)
     shares = counts / totals.clamp(min=1)
     wrong = shares.clone().fill_diagonal_(0)
     # The few mistakes of a good network would all be white beside the diagonal; so they get the colours.
     axes.imshow(wrong.numpy(), cmap="Reds", vmin=0)
-    if len(names) <= MOST_NUMBERED:
+    if numbered:
         for truth, guess in counts.nonzero().tolist():
             dark = wrong[truth, guess] > 0.6 * wrong.max()
             number = f"{counts[truth, guess]:.0f}"
@@ -53,11 +55,10 @@ def matrix(counts: Tensor, names: list[str]) -> Figure:
         rotation = 0 if sum(map(len, names)) < 30 else 90
         axes.set_xticks(range(len(names)), names, rotation=rotation)
         axes.set_yticks(range(len(names)), names)
-        right = axes.secondary_yaxis("right")
-        right.set_yticks(range(len(names)), [f"{share:.1%}" for share in shares.diagonal().tolist()], fontsize=8)
-        right.tick_params(length=0)
+        for truth, share in enumerate(shares.diagonal().tolist()):
+            axes.text(len(names) - 0.3, truth, f"{share:.1%}", va="center", fontsize=8)
     axes.set_xlabel("guess")
     axes.set_ylabel("truth")
     accuracy = counts.diagonal().sum() / counts.sum()
-    axes.set_title(f"{accuracy:.2%} of {counts.sum():.0f} are right; on the right, of each class", fontsize=10)
+    figure.suptitle(f"{accuracy:.2%} of {counts.sum():.0f} are right; beside it, of each class", fontsize=10)
     return figure

@@ -192,11 +192,14 @@ def test_tiles_have_their_captions():
 def test_the_confusion_matrix_counts_what_was_taken_for_what():
     _, labels, scores = made_up(200, 4)
     counts = multiclass_confusion_matrix(scores, labels, 4)
-    axes = matrix(counts.float(), ["a", "b", "c", "d"]).axes[0]
-    written = {tuple(round(place) for place in text.get_position()): int(text.get_text()) for text in axes.texts}
+    figure = matrix(counts.float(), ["a", "b", "c", "d"])
+    texts = [(text.get_position(), text.get_text()) for text in figure.axes[0].texts]
+    written = {tuple(map(round, place)): int(text) for place, text in texts if "%" not in text}
     assert written == {(guess, truth): counts[truth, guess] for truth, guess in counts.nonzero().tolist()}
     right = counts.diagonal().sum().item()
-    assert axes.get_title().startswith(f"{right / 200:.2%} of 200 are right")
+    assert figure.get_suptitle().startswith(f"{right / 200:.2%} of 200 are right")
+    recalls = [f"{counts[truth, truth] / counts[truth].sum():.1%}" for truth in range(4)]
+    assert [text for _, text in texts if "%" in text] == recalls
     many = matrix(torch.ones(MOST_NUMBERED + 1, MOST_NUMBERED + 1), [str(n) for n in range(MOST_NUMBERED + 1)])
     assert len(many.axes[0].texts) == 0
 
