@@ -94,7 +94,7 @@ def test_the_mistake_is_told_as_shown():
 
 def test_the_choices_are_those_of_the_configs():
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", README, re.MULTILINE))
-    groups = "data augment model optimizer scheduler trainer callbacks logger sweep launcher experiment debug"
+    groups = "data augment model optimizer scheduler trainer callbacks logger views sweep launcher experiment debug"
     for group in groups.split():
         options = {file.stem for file in (ROOT / "configs" / group).glob("*.yaml")}
         assert options <= set(re.findall(r"`(\w+)`", rows[group])), group
