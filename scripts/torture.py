@@ -48,6 +48,8 @@ VARIANTS = {
                                 "data.num_workers=0", "optimizer=sgd", "trainer.accumulate_grad_batches=2"),
 }  # fmt: skip
 KILLS_PER_RUN = 5
+CLOCK = ("images_per_second", "best/training_seconds", "run/", "_hparams_/")
+"""Beginnings of the names of what tells times, or the command."""
 
 FORK = multiprocessing.get_context("fork")
 
@@ -204,12 +206,18 @@ def same(ours: Any, theirs: Any) -> bool:
 
 
 def events(run: Path) -> list[Any]:
-    """Every point of TensorBoard's curves, as it stands in the files, in their order."""
+    """Every curve's point, picture and text in TensorBoard's files, in their order, but for what the clock says."""
     files = sorted(run.glob("events.out.tfevents.*"))
     events = [event for file in files for event in EventFileLoader(str(file)).Load()]
-    points = [(value, event.step) for event in events for value in event.summary.value]
-    scalars = [(value.tag, step, value.tensor.float_val[0]) for value, step in points if value.tensor.float_val]
-    return [point for point in scalars if point[0] not in ("images_per_second", "best/training_seconds")]
+    values = [(value, event.step) for event in events for value in event.summary.value]
+    return [(value.tag, step, shown(value)) for value, step in values]
+
+
+def shown(value: Any) -> Any:
+    """A point's number; the bytes of anything else."""
+    if value.tag.startswith(CLOCK):
+        return None
+    return value.tensor.float_val[0] if value.tensor.float_val else value.SerializeToString()
 
 
 def rows(run: Path) -> list[Any]:

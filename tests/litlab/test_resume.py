@@ -19,6 +19,18 @@ TWO_EPOCHS = (
     "scheduler=onecycle", "logger=[tensorboard,csv]", "checkpoint.every_n_steps=6",
 )  # fmt: skip
 
+# After the first epoch these weights never change, so `best/…` stays, which is said once.
+SHOWN = (
+    *TWO_EPOCHS[:-1], "trainer.limit_train_batches=10", "checkpoint.every_n_steps=4",
+    "views=[batch,mistakes,confusion,filters,pr_curves,graph,projector]", "scheduler=none", "callbacks=none",
+    "optimizer.lr=1e-30",
+)  # fmt: skip
+DRAWN = {
+    "train/batch", "val/mistakes", "test/mistakes", "val/confusion", "test/confusion", "filters", "test_class/0",
+    "__run_graph__", "custom_scalars__config__", "_hparams_/session_start_info", "_hparams_/session_end_info",
+    "run/results/text_summary", "best/epoch",
+}  # fmt: skip
+
 
 def record(folder):
     return json.loads((folder / "run.json").read_text())
@@ -32,6 +44,16 @@ def undisturbed(tmp_path_factory):
         arguments = [*TWO_EPOCHS, f"trainer.steps_per_execution={steps}", f"hydra.run.dir={folder}/{steps}"]
         done = run(folder, "train", *arguments)
         assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """A run that was never stopped and shows all that it can, but does not get better."""
+    folder = tmp_path_factory.mktemp("shown") / "run"
+    done = run(folder.parent, "train", *SHOWN, f"hydra.run.dir={folder}")
+    assert done.code == 0, done.err
+    assert {tag for tag, *_ in script("torture").events(folder)} >= DRAWN
     return folder
 
 
@@ -335,3 +357,12 @@ def test_the_resume_command_works_in_a_shell(tmp_path, monkeypatch):
     done = subprocess.run(["bash", "-c", command.replace("python", sys.executable, 1)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert record(folder)["status"] == "done"
+
+
+@pytest.mark.parametrize("stop", ["in a validation", "in the middle of an epoch", "in the test"])
+def test_pictures_are_drawn_once(shown, tmp_path, stop):
+    folder = tmp_path / "run"
+    killed = run(tmp_path, "train", *SHOWN, f"hydra.run.dir={folder}", prepare=STOPS[stop])
+    assert killed.code == -signal.SIGKILL, killed.err
+    assert run(tmp_path, "train", f"resume={folder}").code == 0
+    assert script("torture").compare(shown, folder) == []

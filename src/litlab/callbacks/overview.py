@@ -30,6 +30,14 @@ class Overview(Callback):
         self._written: dict[str, float] = {}
         self._has_layout = False
 
+    def state_dict(self) -> dict[str, Any]:
+        """What is written already."""
+        return {"written": self._written, "has_layout": self._has_layout}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The reverse."""
+        self._written, self._has_layout = dict(state_dict["written"]), bool(state_dict["has_layout"])
+
     @contextmanager
     def closing(self) -> Iterator[None]:
         """When what happens inside has ended, write how, and close the files."""

@@ -21,6 +21,14 @@ class TrainingBatch(Callback):
         self.images = images
         self.drawn = False
 
+    def state_dict(self) -> dict[str, Any]:
+        """Whether it is drawn."""
+        return {"drawn": self.drawn}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The reverse."""
+        self.drawn = bool(state_dict["drawn"])
+
     @torch.no_grad()
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Draw the first batch that passes here."""

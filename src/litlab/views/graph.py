@@ -22,6 +22,14 @@ class Graph(Callback):
 
     drawn = False
 
+    def state_dict(self) -> dict[str, Any]:
+        """Whether it is drawn."""
+        return {"drawn": self.drawn}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The reverse."""
+        self.drawn = bool(state_dict["drawn"])
+
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
