@@ -148,7 +148,7 @@ class Plan(schema.Settings):
     def experiment(self, job: Params, title: str) -> str:
         """The config of a job as a file of configs/experiment."""
         # Nothing is taken from the groups' files, with which what this config has deleted would come back.
-        kept = ("experiment", "debug", "paths", "sweep", "launcher", "views")
+        kept = ("experiment", "debug", "paths", "sweep", "launcher", "views", "hydra")
         defaults = [{f"override /{group}": None} for group in self.base(job).groups if group not in kept]
         settings = OmegaConf.to_yaml(without(self.config(job), {"paths", "test", "views"}))
         return f"# @package _global_\n# {title}\n{yaml.safe_dump({'defaults': defaults}, sort_keys=False)}\n{settings}"

@@ -146,9 +146,13 @@ def test_an_experiment_file_gives_the_jobs_config_again(make, tmp_path, job):
         (tmp_path / file.relative_to(CONFIGS)).write_text(file.read_text())
     (tmp_path / "experiment" / "again.yaml").write_text(plan.experiment(plan.jobs[job], "a title"))
     loader = ConfigLoaderImpl(create_config_search_path(str(tmp_path)))
-    again = loader.load_configuration("train", ["experiment=again", "test=false"], RunMode.RUN)
+    again = loader.load_configuration("train", ["experiment=again", "test=false", "views=none"], RunMode.RUN)
     settings = [check(run_config(config), schema.Train) for config in (again, plan.config(plan.jobs[job]))]
     assert settings[0] == settings[1]
+    plain = loader.load_configuration("train", [], RunMode.RUN)
+    for part in ("run", "sweep", "callbacks", "sweeper", "job_logging"):  # it is a run like any other
+        ours, theirs = (OmegaConf.to_container(config.hydra[part]) for config in (again, plain))
+        assert ours == theirs, part
 
 
 @pytest.mark.parametrize(
