@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -203,6 +204,17 @@ def test_what_may_not_change_is_refused_by_name(finished, tmp_path, run_name, ov
     assert refused.err.startswith(f"train: {message.format(folder=folder)}"), refused.err
     assert len(refused.lines()) == 1
     assert contents(finished) == before
+
+
+@pytest.mark.parametrize("file", ["run.json", "config.yaml"])
+def test_a_run_that_is_killed_as_it_goes_on_can_still_go_on(finished, tmp_path, file):
+    folder = shutil.copytree(finished / "plain", tmp_path / "run")
+    before = script("torture").events(folder)
+    longer = [f"resume={folder}", "trainer.max_epochs=2"]
+    assert run(tmp_path, "train", *longer, prepare=while_writing(file)).code == -signal.SIGKILL
+    assert record(folder)["status"] == "running" or script("torture").events(folder) == before
+    done = run(tmp_path, "train", *longer)
+    assert done.code == 0, done.err
 
 
 def test_force_goes_on_with_other_settings(tmp_path):

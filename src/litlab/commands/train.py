@@ -94,9 +94,10 @@ def train(
         with _refusals_are_the_users(), _refusing_to_restore(saved, checkpoints):
             if resuming:
                 take_up(run, trainer.loggers, read_resumable(saved, module) if saved else None)
+            else:
+                run.save()
             if changed is not None:
                 write_text(folder / "config.yaml", changed)
-            run.save()
             log.info(opening(run, sum(weight.numel() for weight in module.parameters() if weight.requires_grad)))
         with overview.closing():
             with _refusals_are_the_users(), _refusing_to_restore(saved, checkpoints):
@@ -136,6 +137,7 @@ def take_up(run: Run, loggers: list[Logger], checkpoint: dict[str, Any] | None) 
         if not checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["after_step"]:
             raise ValueError("it was not written between two steps")
     run.go_on(step)
+    run.save()  # before curves are cut: from here on it is unfinished, also if it is killed at once
     for logger in loggers:
         if isinstance(logger, Rewindable):
             place = place_of(logger, run.folder)
