@@ -57,6 +57,16 @@ def test_a_full_disk_is_told_and_what_was_saved_is_whole(tmp_path, kilobytes):
     assert done.code == 0, done.err
 
 
+def test_a_disk_that_is_full_only_at_the_end_is_told_too(tmp_path):
+    with mounted(tmp_path / "small", "size=1500k") as small:
+        folder = small / "run"
+        ended = run(tmp_path, "train", *SHORT, "views=projector", f"hydra.run.dir={folder}")
+        assert ended.code == 2, ended.err
+        assert ended.err.startswith(f"train: {folder} cannot be written: No space left on device; ")
+        assert len(ended.lines()) == 1
+        assert record(folder)["status"] == "failed"
+
+
 def test_a_folder_that_is_read_only_is_told_before_anything_is_done(tmp_path):
     folder = tmp_path / "small" / "run"
     with mounted(tmp_path / "small", "size=20m") as small:

@@ -12,6 +12,7 @@ from torch.nn import functional
 from torchvision.utils import save_image
 
 from litlab.callbacks.predictions import class_names, colours, is_classified
+from litlab.runs.files import replacing, write_text
 from litlab.views.board import writers
 
 
@@ -60,12 +61,14 @@ def write(folder: Path, points: Tensor, labels: list[str], images: Tensor) -> No
     """
     parts = folder / "projector"
     parts.mkdir(exist_ok=True)
-    points.float().cpu().numpy().tofile(parts / "features.bytes")
-    (parts / "labels.tsv").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+    with replacing(parts / "features.bytes") as aside:
+        aside.write_bytes(points.float().cpu().numpy().tobytes())
+    write_text(parts / "labels.tsv", "".join(f"{label}\n" for label in labels))
     side = math.ceil(math.sqrt(len(images)))  # TensorBoard cuts a square of pictures
     missing = side * side - len(images)
     square = functional.pad(colours(images).float().cpu(), (0, 0, 0, 0, 0, 0, 0, missing))
-    save_image(square, parts / "sprite.png", nrow=side, padding=0, normalize=True)
+    with replacing(parts / "sprite.png") as aside:
+        save_image(square, aside, "png", nrow=side, padding=0, normalize=True)
     config = ProjectorConfig()
     embedding = config.embeddings.add(
         tensor_name="features",
