@@ -3,14 +3,14 @@
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from litlab.callbacks.predictions import class_names, colours, is_classified
-from litlab.views.board import writers
+from litlab.views.board import DrawnOnce, writers
 from litlab.views.figures import tiles
 
 
-class TrainingBatch(Callback):
+class TrainingBatch(DrawnOnce):
     """Draws the first images of a training batch with their labels, after the module's `augment`, if it has one.
 
     Args:
@@ -19,15 +19,6 @@ class TrainingBatch(Callback):
 
     def __init__(self, images: int) -> None:
         self.images = images
-        self.drawn = False
-
-    def state_dict(self) -> dict[str, Any]:
-        """Whether it is drawn."""
-        return {"drawn": self.drawn}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The reverse."""
-        self.drawn = bool(state_dict["drawn"])
 
     @torch.no_grad()
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

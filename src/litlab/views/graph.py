@@ -5,30 +5,20 @@ import warnings
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.core.module import _jit_is_scripting
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from litlab.callbacks.predictions import is_classified
 from litlab.refusals import first_lines
-from litlab.views.board import writers
+from litlab.views.board import DrawnOnce, writers
 
 log = logging.getLogger(__name__)
 
 
-class Graph(Callback):
+class Graph(DrawnOnce):
     """Draws the operations of `forward`, as they are traced with one image of the first validation or test."""
-
-    drawn = False
-
-    def state_dict(self) -> dict[str, Any]:
-        """Whether it is drawn."""
-        return {"drawn": self.drawn}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The reverse."""
-        self.drawn = bool(state_dict["drawn"])
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
