@@ -60,6 +60,8 @@ def test_training_reaches_its_accuracy(done):
     assert metrics(run)["test"]["test/acc"] >= 0.985
     assert metrics(run)["best_epoch"] in range(5)
     assert {"config.yaml", "run.json", "train.log", "checkpoints"} <= {path.name for path in run.iterdir()}
+    (events,) = run.glob("events.out.tfevents.*")
+    assert events.stat().st_size < 5_000_000
 
 
 def test_the_speedrun_reaches_its_accuracy(done):
