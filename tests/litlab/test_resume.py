@@ -20,11 +20,11 @@ TWO_EPOCHS = (
     "scheduler=onecycle", "logger=[tensorboard,csv]", "checkpoint.every_n_steps=6",
 )  # fmt: skip
 
-# After the first epoch these weights never change, so `best/…` stays, which is said once.
+# These weights never change, so `best/…` stays, which is said once; and no validation follows the last step.
 SHOWN = (
     *TWO_EPOCHS[:-1], "trainer.limit_train_batches=10", "checkpoint.every_n_steps=4",
     "views=[batch,mistakes,confusion,filters,pr_curves,graph,projector]", "scheduler=none", "callbacks=none",
-    "optimizer.lr=1e-30",
+    "optimizer.lr=1e-30", "trainer.val_check_interval=4",
 )  # fmt: skip
 DRAWN = {
     "train/batch", "val/mistakes", "test/mistakes", "val/confusion", "test/confusion", "filters", "test_class/0",

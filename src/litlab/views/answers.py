@@ -1,5 +1,7 @@
 """Base of the views of what a classifier answers."""
 
+from typing import Any
+
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.tensorboard import SummaryWriter
 
@@ -8,7 +10,24 @@ from litlab.views.board import writers
 
 
 class AnswersView(Predictions):
-    """Draws what was answered in the last validation and in the test; at each validation it would take too long."""
+    """Draws what was answered in the last validation and in the test; at each validation it would take too long.
+
+    What was seen is part of a checkpoint, as a training may have to go on after its last validation.
+
+    Attributes:
+        keeps: the attribute that has it: tensors, or a list of such.
+    """
+
+    keeps: str
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen in the last validation."""
+        return {"seen": getattr(self, self.keeps)} if self.seen else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The reverse."""
+        self.seen = True
+        setattr(self, self.keeps, state_dict["seen"])
 
     def draw(self, writer: SummaryWriter, trainer: Trainer, stage: str) -> None:
         """Draw what was seen."""

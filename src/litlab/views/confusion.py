@@ -17,6 +17,8 @@ MOST_NUMBERED = 20
 class ConfusionMatrix(AnswersView):
     """Draws how many images of each class were taken for each, and the share that was right."""
 
+    keeps = "counts"
+
     def start(self) -> None:
         """Count from nothing."""
         self.counts: Tensor | None = None

@@ -18,6 +18,8 @@ class Mistakes(AnswersView):
         images: how many.
     """
 
+    keeps = "worst"
+
     def __init__(self, images: int) -> None:
         self.images = images
 

@@ -16,6 +16,8 @@ class PRCurves(AnswersView):
         classes: at most so many, the first ones.
     """
 
+    keeps = "answers"
+
     def __init__(self, classes: int) -> None:
         self.classes = classes
 
