@@ -34,6 +34,8 @@ def run_to_resume(asked: str | int, logs: Path) -> Run:
     if (folder / "plan.json").exists():
         raise UserError(f"resume={asked}: is a sweep's folder; add -m")
     run = Run.open(folder, "resume")
+    if run.record.evaluated is not None:
+        raise UserError(f"resume={asked}: is an evaluation, of {run.record.evaluated}; only a training goes on")
     if run.is_alive():
         raise UserError(f"resume={asked}: another process is at work on this run")
     refuse_traps(run.folder, f"resume={asked}")

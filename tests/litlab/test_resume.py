@@ -176,10 +176,11 @@ def test_more_epochs_give_what_as_many_at_once_give(tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run that is done, and one with a schedule."""
+    """A run that is done, one with a schedule, and an evaluation."""
     folder = tmp_path_factory.mktemp("finished")
     for name, override in {"plain": "seed=1", "scheduled": "scheduler=cosine"}.items():
         assert run(folder, "train", *SHORT, "test=false", override, f"hydra.run.dir={folder}/{name}").code == 0
+    assert run(folder, "evaluate", f"run={folder}/plain", f"hydra.run.dir={folder}/evaluated").code == 0
     return folder
 
 
@@ -193,6 +194,7 @@ def finished(tmp_path_factory):
         ("plain", ["experiment=best"], "experiment=best: the run goes on with its own config; give single keys"),
         ("plain", ["trainer.max_epochs=0"], "trainer.max_epochs=0: should be -1 or greater than 0"),
         ("scheduled", ["trainer.max_epochs=4"], "trainer.max_epochs=4: the run's schedule is made for 1; leave it out"),
+        ("evaluated", [], "resume={folder}: is an evaluation, of "),
         ("nowhere", [], "resume={folder}: there is no such file or folder"),
     ],
 )

@@ -41,9 +41,9 @@ class Throughput(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The reverse."""
-        self.images, self.seconds = state_dict["images"], state_dict["seconds"]
-        self._images_before, self._epoch_seconds = state_dict["images_before"], state_dict["epoch_seconds"]
+        """The reverse; of a checkpoint that may be anybody's."""
+        self.images, self.seconds = int(state_dict["images"]), float(state_dict["seconds"])
+        self._images_before, self._epoch_seconds = int(state_dict["images_before"]), float(state_dict["epoch_seconds"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock, if the training goes on in the middle of an epoch."""

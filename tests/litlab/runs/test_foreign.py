@@ -182,6 +182,7 @@ OF_LAST = {
     "random states of another size": lambda content: loop_state(content)["random"].update(torch=torch.zeros(3).byte()),
     "no random states": lambda content: loop_state(content).pop("random"),
     "no version": lambda content: content.pop("pytorch-lightning_version"),
+    "seconds that are a word": lambda content: content["callbacks"]["Throughput"].update(seconds="long"),
     "places unknown": lambda content: content["callbacks"]["StepMetrics"].update(places={"x": {"wrong": 1}}),
 }  # fmt: skip
 
