@@ -14,6 +14,9 @@ from litlab.refusals import as_override
 from litlab.runs.files import new_folder
 from litlab.runs.run import Run, newest_run
 
+LARGEST_HOLE = 2**26
+"""Bytes; more would not be read into memory without being noticed."""
+
 
 def run_folder(asked: str | int | None, logs: str, command: str) -> str:
     """The folder of the run that goes on, or else a new one for the command."""
@@ -43,16 +46,19 @@ def run_to_resume(asked: str | int, logs: Path) -> Run:
 
 
 def refuse_traps(folder: Path, asked: str) -> None:
-    """Make sure that whoever writes into a folder that may be anybody's writes nothing elsewhere.
+    """Make sure that whoever goes on in a folder that may be anybody's writes nothing elsewhere, and can read it.
 
     Raises:
-        UserError: a link in it leads out of it, or something is no file.
+        UserError: a link in it leads out of it, or something is no file, or a huge one of which nothing is on the disk.
     """
     for path in folder.rglob("*"):
         if path.is_symlink() and not os.path.realpath(path).startswith(f"{folder.resolve()}{os.sep}"):
             raise UserError(f"{asked}: {path} leads out of the folder, where nothing may be written")
         if not (path.is_file() or path.is_dir()):
             raise UserError(f"{asked}: {path} is neither a file nor a folder")
+        status = path.stat()
+        if path.is_file() and status.st_size > LARGEST_HOLE and status.st_blocks * 512 < status.st_size // 1000:
+            raise UserError(f"{asked}: {path} is mostly a hole")  # no file system packs so well what we write
 
 
 def resumed_config(run: Run, composed: DictConfig, overrides: Mapping[str, str]) -> DictConfig:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
@@ -270,7 +271,7 @@ CONFIGS = {
     "an alias bomb": (config(lambda text: LAUGHS + text), "repeats itself"),
     "a call": (instead("seed: 42", "seed: ${new_folder:executed}"), "calls new_folder"),
     "rubbish": (lambda folder: (folder / "config.yaml").write_bytes(b"\x80\xff" * 500), "cannot be read"),
-    "100 GB": (lambda folder: sparse(folder / "config.yaml"), "larger than"),
+    "100 GB": (lambda folder: sparse(folder / "config.yaml"), "config.yaml"),
     "nothing": (lambda folder: (folder / "config.yaml").unlink(), "holds no config.yaml"),
     "a pipe": (piped, "config.yaml"),
     "curves elsewhere": (instead("version: csv", "version: ../../csv"), "inside the run"),
@@ -335,6 +336,17 @@ def test_nothing_is_written_where_a_link_leads(good, tmp_path):
     said = refused(tmp_path, "train", folder)
     assert "checkpoints leads out of the folder" in said
     assert contents(elsewhere) == before
+
+
+def test_a_huge_file_of_nothing_is_not_read(good, tmp_path):
+    for command, name in ((["train"], "csv/metrics.csv"), (["train", "-m"], "study.journal")):
+        folder = shutil.copytree(good, tmp_path / Path(name).stem)
+        (folder / name).parent.mkdir(exist_ok=True)
+        sparse(folder / name)
+        if "-m" in command:
+            (folder / "plan.json").touch()
+        ended = run(tmp_path, *command, f"resume={folder}")
+        assert (ended.code, ended.err) == (2, f"train: resume={folder}: {folder / name} is mostly a hole\n")
 
 
 def test_checkpoints_are_read_as_data_everywhere():
