@@ -6,6 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch.utils.tensorboard import SummaryWriter
 
 from litlab.callbacks.predictions import Predictions
+from litlab.errors import UserError
 from litlab.views.board import writers
 
 
@@ -19,6 +20,7 @@ class AnswersView(Predictions):
     """
 
     keeps: str
+    _restored = False
 
     def state_dict(self) -> dict[str, Any]:
         """What was seen in the last validation."""
@@ -26,7 +28,7 @@ class AnswersView(Predictions):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The reverse."""
-        self.seen = True
+        self.seen = self._restored = True
         setattr(self, self.keeps, state_dict["seen"])
 
     def draw(self, writer: SummaryWriter, trainer: Trainer, stage: str) -> None:
@@ -35,13 +37,24 @@ class AnswersView(Predictions):
 
     def finish(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Draw the test."""
+        self._restored = False
         if stage == "test":
             self._draw(trainer, stage)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the last validation."""
-        if self.seen:
+        """Draw the last validation.
+
+        Raises:
+            UserError: it came out of a checkpoint, which may be anybody's, and fits nothing.
+        """
+        if not self.seen:
+            return
+        try:
             self._draw(trainer, "val")
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            if not self._restored:
+                raise
+            raise UserError(f"the checkpoint is damaged: it has no fitting {self.keeps} of a validation") from error
 
     def _draw(self, trainer: Trainer, stage: str) -> None:
         for writer in writers(trainer):

@@ -17,9 +17,10 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 from litlab.commands.train import build_module, train
 from litlab.components import build
 from litlab.data.memory import InMemoryLoader
+from litlab.errors import UserError
 from litlab.loggers import TensorBoard
 from litlab.runs.checkpoint import load_weights
-from litlab.views.confusion import MOST_NUMBERED, matrix
+from litlab.views.confusion import MOST_NUMBERED, ConfusionMatrix, matrix
 from litlab.views.figures import tiles
 from litlab.views.filters import filters
 from litlab.views.mistakes import Mistakes
@@ -136,6 +137,15 @@ def test_what_is_no_classifier_has_no_pictures_and_trains(tmp_path):
     trainer.test(trainer.lightning_module, batches, verbose=False)
     assert trainer.global_step == 4
     assert pictures(tmp_path) == {}
+
+
+@pytest.mark.parametrize("view", [Mistakes(images=4), ConfusionMatrix(), PRCurves(classes=4)])
+@pytest.mark.parametrize("seen", ["a word", [torch.zeros(3)], torch.zeros(0), [torch.zeros(2, 2)] * 4])
+def test_answers_of_a_damaged_checkpoint_are_refused(view, seen, tmp_path):
+    trainer = SimpleNamespace(datamodule=None, global_step=7, loggers=[TensorBoard(tmp_path, "", "", False)])
+    view.load_state_dict({"seen": seen})
+    with pytest.raises(UserError, match="the checkpoint is damaged: it has no fitting"):
+        view.on_train_end(trainer, None)
 
 
 # --- what is in the pictures ------------------------------------------------------------------------------------------
