@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import yaml
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 from pydantic import ValidationError
 from yaml import AliasToken
 
@@ -145,6 +145,8 @@ def _explanation(error: Exception) -> str:
         if (cause.full_key or "").startswith(f"{key}."):
             key, value = cause.full_key or "", None  # in a value that is a dictionary
         return unknown_key(key, value, _root_of(cause))
+    if isinstance(cause, InterpolationKeyError) and (wanted := re.search(r"'(.*)' not found", str(cause))):
+        return f"{cause.full_key}: is {wanted[1]} unless given, and there is none; give {cause.full_key}=…"
     if "Missing mandatory value" in str(cause) and isinstance(cause, OmegaConfBaseException):
         return f"{cause.full_key}: needs a value, give {cause.full_key}=…"
     return first_lines(error)

@@ -28,9 +28,8 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 def _absolute(path: str) -> str:
     if not Path(path).is_absolute():
-        raise PydanticCustomError(
-            "absolute_path", "Input should be absolute, such as {there}", {"there": Path.cwd() / path}
-        )
+        there = Path.cwd() / Path(path).expanduser()
+        raise PydanticCustomError("absolute_path", "Input should be absolute, such as {there}", {"there": there})
     return path
 
 
@@ -335,6 +334,39 @@ class SGD(Settings):
     def _nesterov_needs_momentum(self) -> Self:
         if self.nesterov and self.momentum == 0:
             raise ValueError("optimizer.nesterov=true needs optimizer.momentum above 0")
+        return self
+
+
+class FolderDataModule(Settings):
+    """Settings of litlab.data.folder.FolderDataModule."""
+
+    dir: AbsolutePath
+    """Folder that holds one sub-folder a class, with its pictures, at any depth."""
+    size: PositiveInt
+    """Height and width, in pixels, to which the middle of each picture is brought."""
+    channels: Literal[1, 3]
+    """1 makes all pictures grey, 3 colour."""
+    val_fraction: Annotated[float, Field(ge=0, lt=1)]
+    """Share of each class that is held out for validation; at least one picture, unless it is 0."""
+    test_fraction: Annotated[float, Field(ge=0, lt=1)]
+    """Share of each class that is kept for the test; at least one picture, unless it is 0."""
+    split_seed: Seed
+    """Seed of the choice of these pictures; apart from `seed`, so that runs can be compared."""
+    batch_size: PositiveInt
+    """Pictures in a training batch."""
+    eval_batch_size: PositiveInt
+    """Pictures in a validation or test batch; changes speed and memory, not results."""
+    shuffle: bool
+    """Whether each epoch has an order of its own."""
+    seed: Seed
+    """Seed of the order of the pictures."""
+
+    @cross_check(mode="after")
+    def _some_are_left(self) -> Self:
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                "data.val_fraction and data.test_fraction leave nothing to train on: both should be smaller"
+            )
         return self
 
 

@@ -42,7 +42,7 @@ REFUSALS = {
     "+model.net.depth=3": "model.net.depth=3: no such key; model.net has in_channels, image_size,",
     "+logger.tensorboard.nam=x": "logger.tensorboard.nam=x: no such key, did you mean logger.tensorboard.name?",
     "optimzer=adam": "optimzer=adam: no such key, did you mean optimizer?",
-    "data=mnst": "data=mnst: no such option, did you mean data=mnist?; there is mnist",
+    "data=mnst": "data=mnst: no such option, did you mean data=mnist?; there is folder, mnist",
     "optimizer=adm": "optimizer=adm: no such option, did you mean optimizer=adam?; there is adam, adamw, sgd",
     "experiment=nonsense": "experiment=nonsense: no such option; there is best, speedrun, tutorial",
     "data.batch_size=abc": "data.batch_size=abc: should be a valid integer",
@@ -51,6 +51,8 @@ REFUSALS = {
     "data.batch_size=null": "data.batch_size=null: should be a valid integer",
     "data.val_size=60000": "data.val_size=60000: should be less than 60000",
     "data.dir=there": f"data.dir=there: should be absolute, such as {Path.cwd()}/there",
+    "data.dir='~/there'": f"data.dir=~/there: should be absolute, such as {Path.home()}/there",
+    "data=folder data.val_fraction=0.5 data.test_fraction=0.5": "data.val_fraction and data.test_fraction leave noth",
     "data.shuffle=1": "data.shuffle=1: should be a valid boolean",
     "optimizer.lr=-1": "optimizer.lr=-1: should be greater than or equal to 0",
     "optimizer.lr=fast": "optimizer.lr=fast: should be a valid number",
@@ -84,7 +86,8 @@ REFUSALS = {
     ),
     "trainer.limit_train_batches=0": "trainer.limit_train_batches=0: should be greater than 0",
     "scheduler=cosine trainer.max_epochs=-1 trainer.max_time=00:01:00:00": "scheduler needs to know the number of st",
-    "data.dir=${nowhere}": "Interpolation key 'nowhere' not found",
+    "data.dir=${nowhere}": "data.dir: is nowhere unless given, and there is none; give data.dir=…",
+    "data=folder ~model.net.image_size": "data.size: is model.net.image_size unless given, and there is none; give dat",
 }
 
 

@@ -25,6 +25,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from litlab import schema
 from litlab.callbacks.checkpoints import Checkpoints, Rewindable, numbers, place_of
 from litlab.callbacks.class_accuracy import ClassAccuracy
+from litlab.callbacks.class_count import ClassCount
 from litlab.callbacks.overview import Overview
 from litlab.callbacks.progress import progress
 from litlab.callbacks.pruning import Pruning
@@ -114,7 +115,8 @@ def set_up(config: schema.Train, run: Run) -> tuple[Trainer, Checkpoints, Overvi
     metrics = StepMetrics(config.trainer.on_nan == "skip")  # the first, so that the others find what it gathers
     throughput, checkpoints = Throughput(), Checkpoints(run, config, metrics)
     overview = Overview(run)
-    own = [throughput, RecordRun(run, throughput, metrics), ClassAccuracy(run), overview, progress(), checkpoints]
+    results = [throughput, RecordRun(run, throughput, metrics), ClassAccuracy(run), overview]
+    own = [ClassCount(config.model), *results, progress(), checkpoints]
     chosen = map(build, [*config.callbacks.values(), *config.views.values()])
     trainer = make_trainer(
         config.trainer,

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from litlab.callbacks.predictions import is_classified
+from litlab.errors import UserError
 from litlab.refusals import first_lines
 from litlab.views.board import DrawnOnce, writers
 
@@ -47,5 +48,7 @@ def add_graph(writer: SummaryWriter, module: LightningModule, image: Tensor) -> 
             warnings.simplefilter("ignore")
             trace: Any = torch.jit.trace  # which has no types
             writer.add_graph(trace(module, image, check_trace=False))
+    except UserError:  # the user's to put right
+        raise
     except Exception as error:  # whatever a forward may raise that meets a tracer
         log.info("there is no graph: %s", first_lines(error))

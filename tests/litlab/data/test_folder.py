@@ -1,0 +1,230 @@
+import shutil
+
+import numpy as np
+import processes
+import pytest
+import torch
+from conftest import settings
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from litlab.commands.train import train
+from litlab.data.folder import FolderDataModule, adapted, decoded
+from litlab.errors import UserError
+from litlab.runs.run import Run
+
+SHORT = ("trainer.accelerator=cpu", "trainer.max_epochs=2", "data.batch_size=20", "views=none")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory, test_set):
+    """The first 300 test images as PNG files, in a sub-folder a digit; some larger, some in colour."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for index, (image, label) in enumerate(zip(*(part[:300] for part in test_set), strict=True)):
+        (folder / f"digit-{label}").mkdir(exist_ok=True)
+        picture = Image.fromarray(image[0].numpy())
+        if index % 3 == 1:
+            picture = picture.resize((84, 56))
+        if index % 5 == 1:
+            picture = picture.convert("RGB")
+        picture.save(folder / f"digit-{label}" / f"{index:03}.png")
+    return folder
+
+
+@pytest.fixture
+def own_pictures(pictures, tmp_path):
+    """A copy that may be changed."""
+    return shutil.copytree(pictures, tmp_path / "own")
+
+
+def set_up(folder, **others):
+    data = FolderDataModule(str(folder), size=28, channels=1, **others)
+    data.setup("fit")
+    return data
+
+
+def weights(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_classes_are_the_folders(own_pictures):
+    (own_pictures / ".thumbnails").mkdir()
+    (own_pictures / "digit-3" / ".hidden").touch()
+    data = set_up(own_pictures)
+    assert data.class_names == [f"digit-{digit}" for digit in range(10)]
+    assert len(data.files) == 300
+    assert [file.parent.name for file in data.files] == [f"digit-{label}" for label in data.labels.tolist()]
+
+
+def test_each_class_is_split_alike_by_seed(pictures):
+    data = set_up(pictures, val_fraction=0.2, test_fraction=0.1, split_seed=7)
+    parts = [data.kept, data.held_out, data.tested]
+    assert torch.cat(parts).sort().values.equal(torch.arange(300))
+    for label, count in enumerate(data.labels.bincount().tolist()):
+        shares = [int((data.labels[part] == label).sum()) for part in parts]
+        assert shares[1:] == [round(count * 0.2), round(count * 0.1)]
+    again, other = (set_up(pictures, val_fraction=0.2, test_fraction=0.1, split_seed=seed) for seed in (7, 8))
+    assert again.held_out.equal(data.held_out)
+    assert again.tested.equal(data.tested)
+    assert not other.held_out.equal(data.held_out)
+
+
+def test_without_validation_or_test(pictures):
+    data = set_up(pictures, val_fraction=0, test_fraction=0)
+    assert len(data.kept) == 300
+    assert data.val_dataloader() == []
+    with pytest.raises(UserError, match="data.test_fraction=0 leaves no pictures to test on: add test=false"):
+        data.test_dataloader()
+
+
+def test_pixels_of_the_right_size_are_kept(pictures, test_set):
+    data = set_up(pictures)
+    images = decoded(data.files, 28, 1, torch.device("cpu"))
+    untouched = [place for place, file in enumerate(data.files) if int(file.stem) % 3 != 1]
+    numbers = [int(data.files[place].stem) for place in untouched]
+    assert len(numbers) == 200
+    assert images[untouched].equal(test_set[0][numbers])
+
+
+def test_batches_are_numbers_and_the_same_for_the_same_seed(pictures):
+    first, again, other = (set_up(pictures, seed=seed).train_dataloader() for seed in (1, 1, 2))
+    batches = list(first)
+    assert all(a.equal(b) for batch, same in zip(batches, again, strict=True) for a, b in zip(batch, same, strict=True))
+    assert not next(iter(other))[1].equal(batches[0][1])
+    data = set_up(pictures)
+    images, labels = data.on_after_batch_transfer(batches[0], 0)
+    assert (images.shape, images.dtype, labels.dtype) == ((50, 1, 28, 28), torch.float32, torch.int64)
+    assert (images * 255).round().byte().equal(batches[0][0])
+
+
+# --- one picture ------------------------------------------------------------------------------------------------------
+
+
+def test_the_middle_is_kept():
+    pixels = np.zeros((40, 80, 3), np.uint8)
+    pixels[:, 20:60] = (10, 200, 30)  # the middle square
+    image = adapted(Image.fromarray(pixels), 10, 3)
+    assert image.shape == (3, 10, 10)
+    assert image[:, 2:-2, 2:-2].flatten(1).T.unique(dim=0).tolist() == [[10, 200, 30]]
+
+
+def test_transparent_is_white():
+    picture = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    assert adapted(picture, 4, 3).unique().tolist() == [255]
+    assert adapted(Image.new("LA", (8, 8), (0, 255)), 4, 1).unique().tolist() == [0]
+
+
+def test_16_bits_become_8(tmp_path):
+    Image.fromarray(np.full((6, 6), 0x80FF, np.uint16)).save(tmp_path / "deep.png")
+    with Image.open(tmp_path / "deep.png") as picture:
+        assert adapted(picture, 6, 1).unique().tolist() == [0x80]
+
+
+def test_a_photo_is_turned_as_its_camera_says(tmp_path):
+    picture = Image.fromarray(np.repeat(np.array([[0, 255]], np.uint8), 2, axis=0))
+    exif = picture.getexif()
+    exif[0x0112] = 3  # upside down
+    picture.save(tmp_path / "photo.png", exif=exif)
+    with Image.open(tmp_path / "photo.png") as photo:
+        assert adapted(photo, 2, 1).tolist() == [[[255, 0], [255, 0]]]
+
+
+# --- what can be wrong ------------------------------------------------------------------------------------------------
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(UserError, match=f"there is no folder {tmp_path}/none: give data.dir=FOLDER"):
+        set_up(tmp_path / "none")
+
+
+def test_no_classes(tmp_path):
+    (tmp_path / "picture.png").touch()
+    with pytest.raises(UserError, match="needs a sub-folder a class, at least two; it has none"):
+        set_up(tmp_path)
+
+
+def test_parts_are_no_classes(tmp_path):
+    for name in ("train", "test"):
+        (tmp_path / name / "cats").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds test, train, not classes: put them together"):
+        set_up(tmp_path)
+
+
+def test_a_class_without_pictures(own_pictures):
+    (own_pictures / "empty").mkdir()
+    with pytest.raises(UserError, match="/own/empty has no pictures; give it 3 or more"):
+        set_up(own_pictures)
+
+
+def test_too_few_pictures(own_pictures):
+    for file in sorted((own_pictures / "digit-3").iterdir())[2:]:
+        file.unlink()
+    with pytest.raises(UserError, match="digit-3 has 2 pictures, too few to split; give it 3 or more"):
+        set_up(own_pictures)
+    assert len(set_up(own_pictures, val_fraction=0).kept) > 200
+
+
+def test_files_that_are_no_pictures_are_named(own_pictures):
+    (own_pictures / "digit-0" / "notes.txt").write_text("not a picture")
+    (own_pictures / "digit-1" / "empty.png").touch()
+    whole = next((own_pictures / "digit-2").iterdir())
+    whole.write_bytes(whole.read_bytes()[:-40])
+    with pytest.raises(UserError) as error:
+        set_up(own_pictures).train_dataloader()
+    lines = str(error.value).splitlines()
+    assert [line.partition(" cannot be read as a picture: ")[0] for line in lines] == [
+        str(own_pictures / "digit-0" / "notes.txt"),
+        str(own_pictures / "digit-1" / "empty.png"),
+        str(whole),
+    ]
+
+
+def test_mistakes_end_the_command_in_one_line(own_pictures, tmp_path):
+    given = ("data=folder", f"data.dir={own_pictures}", f"paths.logs={tmp_path}/logs", *SHORT)
+    wrong = processes.run(tmp_path, "train", *given, "model.net.num_classes=3")
+    assert wrong.code == 2
+    assert wrong.lines() == [
+        "train: the data has 10 classes (digit-0, digit-1, digit-2, …), the network 3; set model.net.num_classes=10"
+    ]
+    wrong = processes.run(tmp_path, "train", *given, "model.net.num_classes=30", "views=graph")
+    assert wrong.code == 2
+    assert wrong.lines()[0].endswith("the network 30; set model.net.num_classes=10")
+    (own_pictures / "digit-0" / "notes.txt").write_text("not a picture")
+    wrong = processes.run(tmp_path, "train", *given)
+    assert wrong.code == 2
+    assert len(wrong.lines()) == 1
+    assert wrong.lines()[0].startswith(f"train: {own_pictures}/digit-0/notes.txt cannot be read as a picture: ")
+
+
+# --- a run ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_training_goes_on_exactly_and_only_with_the_same_pictures(own_pictures, tmp_path):
+    config = settings("data=folder", f"data.dir={own_pictures}", *SHORT)
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    train(config, tmp_path / "whole")
+    given = ("data=folder", f"data.dir={own_pictures}", f"hydra.run.dir={tmp_path}/killed/run", *SHORT)
+    killed = processes.run(tmp_path, "train", *given, prepare=processes.at("on_train_epoch_start", 2))
+    assert killed.code == -9
+    resumed = (f"resume={tmp_path}/killed/run",)
+    extra = shutil.copy(next((own_pictures / "digit-0").iterdir()), own_pictures / "digit-0" / "extra.png")
+    refused = processes.run(tmp_path, "train", *resumed)
+    assert refused.code == 2
+    assert "holds other pictures than when this run began: it only goes on with the same" in refused.err
+    extra.unlink()
+    ended = processes.run(tmp_path, "train", *resumed)
+    assert ended.code == 0, ended.err
+    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "killed" / "run")
+    assert all(found[name].equal(tensor) for name, tensor in expected.items())
+    whole, run = (Run.open(tmp_path / name).record.metrics for name in ("whole", "killed/run"))
+    assert run.test == whole.test
+    assert list(run.test_by_class) == [f"digit-{digit}" for digit in range(10)]
+
+
+def test_colour_follows_the_network_and_is_drawn(pictures, tmp_path):
+    colour = ("model.net.in_channels=3", "model.net.image_size=20", "views=[batch,confusion]")
+    train(settings("data=folder", f"data.dir={pictures}", *SHORT, *colour), tmp_path)
+    assert weights(tmp_path)["net.conv1.0.weight"].shape == (16, 3, 5, 5)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert set(events.Tags()["images"]) == {"train/batch", "val/confusion", "test/confusion"}
