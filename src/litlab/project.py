@@ -1,6 +1,6 @@
 """Where the project is, checked out or installed from its wheel."""
 
-import importlib.metadata
+import re
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +18,10 @@ def project_root() -> str:
 def own_packages() -> frozenset[str]:
     """Names of the project's packages: the folders of `src`, or what its wheel holds."""
     if IN_CHECKOUT:
-        names = (path.name for path in SOURCE.iterdir() if path.is_dir() and path.name.isidentifier())
+        names = [path.name for path in SOURCE.iterdir() if path.is_dir() and path.name.isidentifier()]
     else:
-        names = (file.parts[0] for file in importlib.metadata.files("litlab") or [] if file.suffix == ".py")
+        # Its name may be any; to look at all that is installed, as importlib.metadata does, takes a second.
+        records = (file.read_text(encoding="utf-8") for file in SOURCE.glob("*.dist-info/RECORD"))
+        own = next((record for record in records if re.search("^litlab/project.py,", record, re.MULTILINE)), "")
+        names = re.findall(r"^(\w+)/.*\.py,", own, re.MULTILINE)
     return frozenset(names) - {"hydra_plugins"}
