@@ -17,6 +17,10 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
+if sys.version_info < (3, 11):  # noqa: UP036 (any python3 may run this)
+    print(f"{sys.executable} is Python {sys.version.split()[0]}; this needs 3.11 or newer as python3", file=sys.stderr)
+    sys.exit(2)
+
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ".litlab.json"
 """File of a project: its name, and what it was given, as hashes, so that `--update` sees what has changed since."""
@@ -27,13 +31,8 @@ LAB = ("src/litlab/", "src/hydra_plugins/", "scripts/setup.py", "scripts/train",
 SHARED = ("pyproject.toml", "constraints.txt", "configs/train.yaml", ".gitignore", ".ci/", ".github/", "LICENSE")
 """The project's, though the lab needs them: `--update` only says which of the template's have changed."""
 EXAMPLE = (
-    *("src/digits/", "tests/digits/", "tests/conftest.py", "data/", "logs/"),
-    *(
-        "configs/data/mnist.yaml",
-        "configs/model/convnet.yaml",
-        "configs/callbacks/tutorial.yaml",
-        "configs/experiment/",
-    ),
+    *("src/digits/", "tests/digits/", "tests/conftest.py", "data/README.md", "data/MNIST/", "logs/"),
+    *(f"configs/{choice}" for choice in ("data/mnist.", "model/convnet.", "callbacks/tutorial.", "experiment/")),
 )
 """The project's, to be replaced by its own; `--bare` gives it what is in BARE instead."""
 BARE = "new/bare/"
@@ -143,7 +142,9 @@ def update(folder: Path) -> None:
         raise RefusedError(f"{folder} has changes that are not committed: commit them, so that nothing can be lost")
     name, bare, before = given["name"], given["bare"], given["lab"]
     lab, shared = files_of_lab(name), shared_files(name, bare)
-    changed = [place for place in sorted(lab.keys() | before) if hash_of(folder / place) != before.get(place)]
+    new = {place: digest(data) for place, data in lab.items()}
+    found = {place: hash_of(folder / place) for place in sorted(new | before)}
+    changed = [place for place in found if found[place] not in (before.get(place), new.get(place))]
     if in_the_way := [place for place in changed if not place.startswith(YIELDING)]:
         raise RefusedError(f"changed in {folder}, where the lab's go: {', '.join(in_the_way)}; move your changes away")
     for place in before.keys() - lab.keys() - set(changed):
@@ -223,10 +224,9 @@ def content(path: str, name: str) -> bytes:
         text = f"{PREFACE}\n{text}".replace("](docs/", "](")
     elif path == "new/README.md":
         text = text.replace("PROJECT", name)
-    text = PACKAGE.sub(name, text)
-    return re.sub(
-        IMPORTS.format(name), lambda found: "".join(sorted(found[0].splitlines(keepends=True))), text
-    ).encode()
+    imports = IMPORTS.format(name)
+    text = re.sub(imports, lambda found: "".join(sorted(found[0].splitlines(keepends=True))), PACKAGE.sub(name, text))
+    return text.encode()
 
 
 def write(project: Path, files: Mapping[str, bytes]) -> None:
@@ -241,9 +241,9 @@ def write(project: Path, files: Mapping[str, bytes]) -> None:
 
 def record(name: str, bare: bool, lab: Mapping[str, bytes], shared: Mapping[str, bytes]) -> dict[str, bytes]:
     """The file that `--update` reads."""
-    hashes = {kind: {place: digest(files[place]) for place in sorted(files)} for kind, files in
-              (("lab", lab), ("shared", shared))}  # fmt: skip
-    return {RECORD: json.dumps({"name": name, "bare": bare, **hashes}, indent=1).encode() + b"\n"}
+    hashes = [{place: digest(files[place]) for place in sorted(files)} for files in (lab, shared)]
+    given = {"name": name, "bare": bare, "lab": hashes[0], "shared": hashes[1]}
+    return {RECORD: json.dumps(given, indent=1).encode() + b"\n"}
 
 
 def digest(data: bytes) -> str:

@@ -11,7 +11,7 @@ from litlab.errors import UserError
 
 
 class DataModule(LightningDataModule):
-    """Examples in memory: inputs and labels, of the same length. What may be set stands in `digits.schema`."""
+    """Examples in memory: inputs and labels, of the same length; `digits.schema` says what may be set."""
 
     train: tuple[Tensor, Tensor]
     val: tuple[Tensor, Tensor]
