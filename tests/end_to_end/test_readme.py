@@ -3,17 +3,14 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from conftest import ROOT, SHORT
-
-from litlab.project import SOURCE
+from conftest import ROOT
+from environments import lend_environment, run_as_a_user
+from PIL import Image
 
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
@@ -117,63 +114,31 @@ def test_is_short_and_names_what_exists():
         assert (ROOT / picture).stat().st_size > 10_000
 
 
-# --- one's own model and data -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def project(tmp_path, mnist_dir):
-    """A copy of the project with the files that README lists, each where README says."""
-    shutil.copytree(SOURCE, tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "MNIST").symlink_to(mnist_dir / "MNIST")
-    files = re.findall(r"`((?:src|configs)/[\w/]+\.(?:py|yaml))`:\n\n```\w+\n(.*?)```", README, re.DOTALL)
-    assert [name for name, _ in files] == [
-        "src/digits/mlp.py", "configs/model/mlp.yaml", "src/digits/arrays.py", "configs/data/arrays.yaml",
-    ]  # fmt: skip
-    for name, text in files:
-        assert not (tmp_path / name).exists()
-        (tmp_path / name).write_text(text)
-        assert len(text.splitlines()) <= 40
-    return tmp_path
-
-
-def train(project, line):
-    """Run README's `train …`, shortened."""
-    assert f"`{line}`" in README
-    return subprocess.run(
-        [sys.executable, "-m", "litlab", *line.split(), *SHORT, "test=true"],
-        cwd=project, env=os.environ | {"PYTHONPATH": str(project / "src")}, capture_output=True, text=True,
-    )  # fmt: skip
-
-
-def only_run(project):
-    (run,) = (project / "logs" / "train" / "runs").iterdir()
-    return run
-
-
-def test_ones_own_model(project):
-    process = train(project, "train model=mlp model.net.hidden=128")
-    assert process.returncode == 0, process.stderr
-    weights = torch.load(only_run(project) / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
-    assert weights["net.layers.1.weight"].shape == (128, 784)
-    assert metrics(only_run(project))["test"]["test/acc"] > 0.3
-
-    misspelt = subprocess.run(
-        [sys.executable, "-m", "litlab", "train", "model=mlp", "+model.net.hiden=3"],
-        cwd=project, env=os.environ | {"PYTHONPATH": str(project / "src")}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert misspelt.returncode == 2
-    assert misspelt.stderr.startswith("train: model.net.hiden=3: no such key, did you mean model.net.hidden?; ")
-
-
-def test_ones_own_data(project, test_set):
-    # Real pictures in colour: MNIST's digits, grown to 32x32, in red on blue.
-    digits = torch.nn.functional.pad(test_set[0][:3000], (2, 2, 2, 2))
-    images = torch.cat([digits, torch.zeros_like(digits), 255 - digits], dim=1)
-    np.savez(project / "data" / "pictures.npz", images=images.numpy(), labels=test_set[1][:3000].numpy())
-    process = train(project, "train data=arrays model.net.in_channels=3 model.net.image_size=32")
-    assert process.returncode == 0, process.stderr
-    weights = torch.load(only_run(project) / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
-    assert weights["net.conv1.0.weight"].shape == (16, 3, 5, 5)
-    assert metrics(only_run(project))["test"]["test/acc"] > 0.2
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_ones_own_pictures_in_five_commands(tmp_path, test_set):
+    """Digits 0 to 4 as a camera, a scanner and a paint program might leave them: of three sizes, grey and in colour."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no checkout, so there is nothing to clone")
+    (block,) = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    lines = block.replace("ADDRESS", ROOT.as_uri()).splitlines()
+    assert len(lines) == 5
+    for index, (image, label) in enumerate(zip(*(part[:3000] for part in test_set), strict=True)):
+        if label < 5:
+            picture = Image.fromarray(image[0].numpy())
+            if index % 3:
+                picture = picture.resize([(64, 64), (70, 56)][index % 2])
+            folder = tmp_path / "pictures" / f"kind {label}"
+            folder.mkdir(parents=True, exist_ok=True)
+            picture.convert(["L", "RGB", "RGBA"][index % 3]).save(folder / f"{index}.png")
+    for line in lines:
+        place = tmp_path / "flowers" if (tmp_path / "flowers").exists() else tmp_path
+        if line == lines[3]:
+            lend_environment(place)
+        done = run_as_a_user("bash", "-c", line, cwd=place, HOME=str(tmp_path), LITLAB_LOGS="", OMP_NUM_THREADS="1")
+        assert done.returncode == 0, (line, done.stdout, done.stderr)
+    (trained,) = (place / "logs" / "train" / "runs").iterdir()
+    (evaluated,) = (place / "logs" / "evaluate" / "runs").iterdir()
+    assert metrics(trained)["test"] == metrics(evaluated)["test"]
+    assert metrics(trained)["test"]["test/acc"] > 0.9
+    assert list(metrics(trained)["test_by_class"]) == [f"kind {label}" for label in range(5)]

@@ -7,15 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
-import sysconfig
-import venv
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from environments import lend_environment, run_as_a_user
 from processes import script
-
-TOOLS = ("ruff", "mypy", "tensorboard")
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +59,6 @@ def git(folder, *arguments):
 def files(folder):
     """The content of each file that is tracked."""
     return {path: (folder / path).read_bytes() for path in git(folder, "ls-files").splitlines()}
-
-
-def lend_environment(project):
-    """Put into `.venv` what this Python has, so that scripts/setup.py only installs the project itself."""
-    venv.create(project / ".venv", symlinks=True, with_pip=False)
-    (site,) = (project / ".venv" / "lib").glob("python*/site-packages")
-    (site / "lent.pth").write_text(sysconfig.get_path("purelib"))
-    for tool in TOOLS:
-        (project / ".venv" / "bin" / tool).symlink_to(Path(sys.executable).with_name(tool))
-    (project / ".venv" / "installed-from").write_text("another folder")  # or else it would begin from nothing
 
 
 # --- what comes along -------------------------------------------------------------------------------------------------
@@ -142,7 +129,7 @@ def test_its_own_checks_are_green(projects, tmp_path, form):
     """All that `.ci/run` of the project does: its set-up, lint, types, and all of its tests."""
     project = shutil.copytree(projects / form, tmp_path / form)
     lend_environment(project)
-    done = subprocess.run([project / ".ci" / "run"], capture_output=True, text=True)
+    done = run_as_a_user(project / ".ci" / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"\d+ passed", done.stdout)
     assert "failed" not in done.stdout
@@ -153,7 +140,7 @@ def test_its_own_checks_are_green(projects, tmp_path, form):
 def test_a_bare_project_says_where_to_begin(projects, tmp_path):
     project = shutil.copytree(projects / "bare", tmp_path / "bare")
     lend_environment(project)
-    done = subprocess.run([project / "scripts" / "train"], capture_output=True, text=True)
+    done = run_as_a_user(project / "scripts" / "train", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
         "train: src/zebra_of_a_long_name/data.py: DataModule.setup is yours to write: it reads the examples"
