@@ -1,4 +1,4 @@
-"""What docs/your-own.md says is done here: its files are put where it says, and all that a run can do is done with them."""
+"""What docs/your-own.md says is done here: its files are put where it says, and runs do with them what runs do."""
 
 import json
 import os
