@@ -69,6 +69,7 @@ CLASSES = [
     "litlab.loggers.TensorBoard",
     "litlab.callbacks.ema.EMA",
     "litlab.data.augment.Affine",
+    "litlab.data.folder.FolderDataModule",
     "litlab.schedulers.Cosine",
     "litlab.schedulers.OneCycle",
     "litlab.sweeps.launchers.Basic",

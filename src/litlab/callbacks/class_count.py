@@ -15,7 +15,7 @@ class ClassCount(Callback):
     It looks at the first scores of all, before a loss meets a label without one.
 
     Args:
-        model: the settings of the model, of which one may be called `num_classes`.
+        model: the settings of the model that may be changed, of which one may be called `num_classes`.
     """
 
     def __init__(self, model: Mapping[str, Any]) -> None:
@@ -27,6 +27,13 @@ class ClassCount(Callback):
         Raises:
             UserError: later, when they come, and are too many or too few.
         """
+        self._wait(trainer, pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same: since the training classes may have come or gone."""
+        self._wait(trainer, pl_module)
+
+    def _wait(self, trainer: Trainer, module: LightningModule) -> None:
         names: Sequence[str] | None = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
 
         def look(_module: nn.Module, _arguments: Any, scores: Any) -> None:
@@ -36,7 +43,7 @@ class ClassCount(Callback):
                 hint = "; set " + " ".join(f"{key}={len(names)}" for key in self.keys) if self.keys else ""
                 raise UserError(f"the data has {len(names)} classes ({shown}), the network {scores.shape[1]}{hint}")
 
-        hook = pl_module.register_forward_hook(look)
+        hook = module.register_forward_hook(look)
 
 
 def _num_classes(settings: Mapping[str, Any], place: str) -> Iterator[str]:

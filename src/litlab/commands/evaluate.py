@@ -7,6 +7,7 @@ from lightning.pytorch import LightningDataModule, seed_everything
 
 from litlab import schema
 from litlab.callbacks.class_accuracy import ClassAccuracy
+from litlab.callbacks.class_count import ClassCount
 from litlab.commands.train import build_module, make_trainer, note_device, test
 from litlab.components import build
 from litlab.engine.hardware import use_all_cores
@@ -39,7 +40,7 @@ def evaluate(trained: schema.Train, checkpoint: Path, accelerator: str, precisio
         module = build_module(trained)
         load_weights(module, checkpoint)
         settings = trained.trainer.model_copy(update={"accelerator": accelerator, "devices": 1})
-        trainer = make_trainer(settings, [ClassAccuracy(run)], [], folder, precision)
+        trainer = make_trainer(settings, [ClassCount({}), ClassAccuracy(run)], [], folder, precision)
         note_device(run, trainer)
         test(run, trainer, module, data)
     return run

@@ -1,4 +1,6 @@
+import io
 import shutil
+import sys
 
 import numpy as np
 import processes
@@ -95,6 +97,19 @@ def test_batches_are_numbers_and_the_same_for_the_same_seed(pictures):
     images, labels = data.on_after_batch_transfer(batches[0], 0)
     assert (images.shape, images.dtype, labels.dtype) == ((50, 1, 28, 28), torch.float32, torch.int64)
     assert (images * 255).round().byte().equal(batches[0][0])
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_who_sits_at_a_terminal_sees_how_far_it_is(pictures, monkeypatch, terminal):
+    screen = io.StringIO()
+    screen.isatty = lambda: terminal
+    monkeypatch.setattr(sys, "stderr", screen)
+    decoded.cache_clear()
+    set_up(pictures).train_dataloader()
+    assert ("reading pictures" in screen.getvalue()) is terminal
+    shown = len(screen.getvalue())
+    set_up(pictures).val_dataloader()  # which are decoded already
+    assert len(screen.getvalue()) == shown
 
 
 # --- one picture ------------------------------------------------------------------------------------------------------
@@ -220,6 +235,19 @@ def test_a_training_goes_on_exactly_and_only_with_the_same_pictures(own_pictures
     whole, run = (Run.open(tmp_path / name).record.metrics for name in ("whole", "killed/run"))
     assert run.test == whole.test
     assert list(run.test_by_class) == [f"digit-{digit}" for digit in range(10)]
+
+
+def test_evaluate_gives_the_same_until_there_is_another_class(own_pictures, tmp_path):
+    given = ("data=folder", f"data.dir={own_pictures}", f"hydra.run.dir={tmp_path}/run", *SHORT)
+    assert processes.run(tmp_path, "train", *given).code == 0
+    evaluate = ("evaluate", f"run={tmp_path}/run", f"paths.logs={tmp_path}/logs")
+    assert processes.run(tmp_path, *evaluate).code == 0
+    (evaluated,) = (tmp_path / "logs" / "evaluate" / "runs").iterdir()
+    assert Run.open(evaluated).record.metrics.test == Run.open(tmp_path / "run").record.metrics.test
+    shutil.copytree(own_pictures / "digit-9", own_pictures / "digit-A")
+    refused = processes.run(tmp_path, *evaluate)
+    assert refused.code == 2
+    assert refused.lines() == ["evaluate: the data has 11 classes (digit-0, digit-1, digit-2, …), the network 10"]
 
 
 def test_colour_follows_the_network_and_is_drawn(pictures, tmp_path):
