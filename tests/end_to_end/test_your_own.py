@@ -115,7 +115,7 @@ def test_a_dataset_that_torchvision_reads(project, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_it_goes_on_exactly_after_a_kill(project, tmp_path, example):
-    settings = ("trainer.limit_train_batches=40", "trainer.max_epochs=3", "checkpoint.every_n_steps=5")
+    settings = ("trainer.limit_train_batches=40", "trainer.max_epochs=3", "checkpoint.every_n_steps=5", "views=none")
     whole = trained(project, example, tmp_path / "whole", *settings)
     short = (*EXAMPLES[example].split(), *SHORT, *settings, "test=true", f"hydra.run.dir={tmp_path}/killed")
     process = start(project, *short)
