@@ -22,5 +22,6 @@ def lend_environment(project):
 
 def run_as_a_user(*command, cwd, **environment):
     """Run it as somebody does who knows nothing of the template that these tests run in."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    ours = ("PYTHONPATH", "VIRTUAL_ENV", "LITLAB_DATA", "LITLAB_LOGS")
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
     return subprocess.run(command, cwd=cwd, env=kept | environment, capture_output=True, text=True)

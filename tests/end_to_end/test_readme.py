@@ -131,14 +131,15 @@ def test_ones_own_pictures_in_five_commands(tmp_path, test_set):
             folder = tmp_path / "pictures" / f"kind {label}"
             folder.mkdir(parents=True, exist_ok=True)
             picture.convert(["L", "RGB", "RGBA"][index % 3]).save(folder / f"{index}.png")
-    for line in lines:
-        place = tmp_path / "flowers" if (tmp_path / "flowers").exists() else tmp_path
-        if line == lines[3]:
-            lend_environment(place)
-        done = run_as_a_user("bash", "-c", line, cwd=place, HOME=str(tmp_path), LITLAB_LOGS="", OMP_NUM_THREADS="1")
-        assert done.returncode == 0, (line, done.stdout, done.stderr)
-    (trained,) = (place / "logs" / "train" / "runs").iterdir()
-    (evaluated,) = (place / "logs" / "evaluate" / "runs").iterdir()
+    for part in (lines[:2], lines[2:]):
+        typed = "\n".join(["set -e", *part])
+        done = run_as_a_user("bash", "-c", typed, cwd=tmp_path, HOME=str(tmp_path), OMP_NUM_THREADS="1")
+        assert done.returncode == 0, (part, done.stdout, done.stderr)
+        if part == lines[:2]:
+            lend_environment(tmp_path / "flowers")
+    logs = tmp_path / "flowers" / "logs"
+    (trained,) = (logs / "train" / "runs").iterdir()
+    (evaluated,) = (logs / "evaluate" / "runs").iterdir()
     assert metrics(trained)["test"] == metrics(evaluated)["test"]
     assert metrics(trained)["test"]["test/acc"] > 0.9
     assert list(metrics(trained)["test_by_class"]) == [f"kind {label}" for label in range(5)]
