@@ -49,7 +49,7 @@ IMPORTS = r"(?m)(?:^from (?:litlab|{})[. ].*[^(\n]\n)+"
 """Imports that are sorted, whatever the package's name."""
 PREFACE = """\
 *LitLab's own page, as of the template that this project was made from. What it says of digits is said of the template's
-example; its scripts `benchmark`, `torture` and `sweeps` and the tests of the lab stayed there.*
+example; its scripts besides `train` and `test`, and the tests of the lab, stayed there.*
 """
 
 YIELDING = ("configs/", "docs/")

@@ -1,8 +1,8 @@
 """Labelled pictures in a folder: one sub-folder a class."""
 
 import hashlib
-import os
 import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -20,7 +20,12 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from litlab.data.memory import InMemoryLoader
 from litlab.data.order import EpochSampler
+from litlab.engine.hardware import cores
 from litlab.errors import UserError
+from litlab.refusals import first_lines
+
+AT_ONCE = 256
+"""Pictures that are waited for when a signal asks to stop."""
 
 MOST_TOLD = 20
 """How many files that are no pictures are named at once."""
@@ -167,18 +172,23 @@ def decoded(files: tuple[Path, ...], size: int, channels: int, device: torch.dev
     """
     images = torch.empty(len(files), channels, size, size, dtype=torch.uint8)
     refused = []
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # Pillow lets others run while it decodes
-        results = threads.map(partial(_read, size=size, channels=channels), files)
-        bar = Console(stderr=True, quiet=not sys.stderr.isatty())
-        for index, result in enumerate(track(results, "reading pictures", len(files), console=bar, transient=True)):
-            if isinstance(result, Tensor):
-                images[index] = result
-            else:
-                refused.append(result)
+    console = Console(stderr=True, quiet=not sys.stderr.isatty())
+    results = track(_read_all(files, size, channels), "reading pictures", len(files), console=console, transient=True)
+    for index, result in enumerate(results):
+        if isinstance(result, Tensor):
+            images[index] = result
+        else:
+            refused.append(result)
     if refused:
         more = f"\nand {len(refused) - MOST_TOLD} more" if len(refused) > MOST_TOLD else ""
         raise UserError("\n".join(refused[:MOST_TOLD]) + more)
     return images.to(device)
+
+
+def _read_all(files: Sequence[Path], size: int, channels: int) -> Iterator[Tensor | str]:
+    with ThreadPoolExecutor(cores()) as threads:  # Pillow lets others run while it decodes
+        for start in range(0, len(files), AT_ONCE):
+            yield from threads.map(partial(_read, size=size, channels=channels), files[start : start + AT_ONCE])
 
 
 def _read(file: Path, size: int, channels: int) -> Tensor | str:
@@ -186,9 +196,11 @@ def _read(file: Path, size: int, channels: int) -> Tensor | str:
     try:
         with Image.open(file) as picture:
             return adapted(picture, size, channels)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # whatever Pillow's readers raise
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged, too large or none"
-        return f"{file} cannot be read as a picture: {reason}; mend or remove it"
+    except UnidentifiedImageError:
+        reason = "its format is unknown"
+    except Exception as error:  # Pillow says with many types that a file is not what it should be
+        reason = first_lines(error)
+    return f"{file} cannot be read as a picture: {reason}; mend or remove it"
 
 
 def adapted(picture: Image.Image, size: int, channels: int) -> Tensor:
@@ -197,8 +209,8 @@ def adapted(picture: Image.Image, size: int, channels: int) -> Tensor:
     One channel is grey, three are colour; what is transparent becomes white.
     """
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I;16"):  # which Pillow would cut off at 255
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    if picture.mode.startswith("I"):  # 16 bits, of which Pillow would cut off what is above 255
+        picture = Image.fromarray((np.asarray(picture) / 257).clip(0, 255).astype(np.uint8))
     if picture.has_transparency_data:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
     square = ImageOps.fit(picture.convert("L" if channels == 1 else "RGB"), (size, size))

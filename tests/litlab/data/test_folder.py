@@ -187,11 +187,20 @@ def test_files_that_are_no_pictures_are_named(own_pictures):
     with pytest.raises(UserError) as error:
         set_up(own_pictures).train_dataloader()
     lines = str(error.value).splitlines()
-    assert [line.partition(" cannot be read as a picture: ")[0] for line in lines] == [
-        str(own_pictures / "digit-0" / "notes.txt"),
-        str(own_pictures / "digit-1" / "empty.png"),
-        str(whole),
-    ]
+    files, reasons = zip(*(line.split(" cannot be read as a picture: ") for line in lines), strict=True)
+    assert files == (str(own_pictures / "digit-0/notes.txt"), str(own_pictures / "digit-1/empty.png"), str(whole))
+    assert reasons[:2] == ("its format is unknown; mend or remove it",) * 2
+    assert reasons[2].startswith("image file is truncated")
+
+
+def test_of_many_bad_files_some_are_named(own_pictures):
+    for index in range(25):
+        (own_pictures / "digit-0" / f"{index}.txt").touch()
+    with pytest.raises(UserError) as error:
+        set_up(own_pictures).train_dataloader()
+    lines = str(error.value).splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == "and 5 more"
 
 
 def test_mistakes_end_the_command_in_one_line(own_pictures, tmp_path):
