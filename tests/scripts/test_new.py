@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,18 @@ def test_a_bare_project_says_where_to_begin(ready):
     assert done.stderr.splitlines()[-1] == (
         "train: src/zebra_of_a_long_name/data.py: DataModule.setup is yours to write: it reads the examples"
     )
+
+
+@pytest.mark.slow
+def test_its_wheel_knows_its_packages(projects, tmp_path):
+    build = [sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, projects / "full"]
+    subprocess.run(build, check=True, capture_output=True)
+    (file,) = tmp_path.glob("aardvark-*.whl")
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(tmp_path / "site")
+    code = f"import sys; sys.path[:0] = [{str(tmp_path / 'site')!r}]; from litlab.project import own_packages as known"
+    done = run_as_a_user(sys.executable, "-S", "-c", f"{code}; print(*sorted(known()))", cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("aardvark litlab\n", "")
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
