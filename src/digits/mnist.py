@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from filelock import FileLock
 from lightning.pytorch import LightningDataModule
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Subset
 from torchvision.datasets import MNIST
 from torchvision.transforms import PILToTensor
 
+from digits.picture import mnist_form
 from litlab.data.download import download
 from litlab.data.memory import InMemoryLoader
 from litlab.data.order import EpochSampler
@@ -49,6 +51,8 @@ class MNISTDataModule(LightningDataModule):
     `digits.schema`.
     """
 
+    class_word = "digit"
+
     def __init__(
         self,
         dir: str,
@@ -73,6 +77,14 @@ class MNISTDataModule(LightningDataModule):
         self.seed = seed
         self.loader = loader
         self.num_workers = num_workers
+
+    def read_picture(self, picture: Image.Image) -> Tensor:
+        """Any picture of a digit, brought into MNIST's form: (1, 28, 28), uint8.
+
+        Raises:
+            UserError: it is blank.
+        """
+        return torch.from_numpy(mnist_form(picture)).unsqueeze(0)
 
     def prepare_data(self) -> None:
         """Put MNIST's files into `dir`, once, however many processes ask.

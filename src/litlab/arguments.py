@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra._internal.utils import get_args
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from litlab.errors import UserError
@@ -38,6 +39,17 @@ def of_compare(arguments: Sequence[str]) -> list[str]:
     kept = [text for text in arguments if text not in folders]
     quoted = [re.sub(r"(?s)^where=(.*)", lambda match: f"where={_quoted(match[1])}", text) for text in kept]
     return [*quoted, f"folders=[{','.join(map(_quoted, folders))}]"] if folders else quoted
+
+
+def of_predict(arguments: Sequence[str]) -> list[str]:
+    """A path may hold any characters, those of Hydra's grammar, too."""
+    return [re.sub(r"(?s)^input=(.+)", lambda match: f"input={_quoted(match[1])}", text) for text in arguments]
+
+
+def given(overrides: Sequence[str]) -> dict[str, str]:
+    """What was typed, by the key it is for."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return {override.key_or_group: str(override.input_line) for override in parsed}
 
 
 def _quoted(text: str) -> str:

@@ -5,26 +5,27 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from litlab import schema
-from litlab.arguments import of_compare, of_train
+from litlab.arguments import given, of_compare, of_predict, of_train
 from litlab.config import check, explain, load, run_config, without
-from litlab.errors import TrainingError, UserError
+from litlab.data.pictures import find
+from litlab.errors import TrainingError, UserError, VerificationError
 from litlab.interruption import Interrupted, stop
 from litlab.project import CONFIGS
-from litlab.resume import resumed_config, run_to_resume
+from litlab.resume import refuse_traps, resumed_config, run_to_resume
 from litlab.runs.files import write_text
 from litlab.runs.run import Run, newest_run, refuse_taken
 
@@ -33,7 +34,15 @@ SCHEMAS: dict[str, type[schema.Settings]] = {
     "evaluate": schema.Evaluate,
     "reproduce": schema.Reproduce,
     "compare": schema.Compare,
+    "predict": schema.Predict,
+    "export": schema.Export,
 }
+
+EXTRA = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch_export": (), "safetensors": ("safetensors",)}
+"""Packages of the extra `export` that a format takes."""
+
+LEAVE_NOTHING = ("compare", "predict", "export")
+"""Commands that have no folder of their own."""
 
 started = threading.Event()
 """Whether Hydra has done its part: from then on an error is ours to explain."""
@@ -62,9 +71,20 @@ def compare() -> None:
     _run("compare", _compare)
 
 
+def predict() -> None:
+    """`predict run=FOLDER input=PATH`: what is on pictures."""
+    sys.argv[1:] = of_predict(sys.argv[1:])
+    _run("predict", _predict)
+
+
+def export() -> None:
+    """`export run=FOLDER format=onnx`: one file that answers as the run's model does, without this project."""
+    _run("export", _export)
+
+
 def main() -> None:
     """`python -m litlab COMMAND [OVERRIDES]`: a command by its name."""
-    commands = {"train": train, "evaluate": evaluate, "reproduce": reproduce, "compare": compare}
+    commands = {command.__name__: command for command in (train, evaluate, reproduce, compare, predict, export)}
     name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
     if name not in commands:
         print(f"litlab: usage: python -m litlab {'|'.join(commands)} [OVERRIDES]", file=sys.stderr)
@@ -75,37 +95,28 @@ def main() -> None:
 
 def _train(composed: DictConfig) -> None:
     command = check(composed, schema.TrainCommand)
-    given = _given(HydraConfig.get().overrides.task)
+    typed = given(HydraConfig.get().overrides.task)
     if command.resume.run is None:
         own, changed = run_config(composed), None
         folder = _job_folder(own)
     else:
-        run, own = _resumed(composed, given)
+        run, own = _resumed(composed, typed)
         folder, changed = run.folder, OmegaConf.to_yaml(own)
-    overrides = {key: line.partition("=")[2] for key, line in given.items() if not key.startswith("resume.")}
+    overrides = {key: line.partition("=")[2] for key, line in typed.items() if not key.startswith("resume.")}
     from litlab.commands.train import train as train_function
 
     train_function(check(own, schema.Train), folder, overrides, resuming=changed is not None, changed=changed)
 
 
-def _given(overrides: Sequence[str]) -> dict[str, str]:
-    """What was typed, by the key it is for."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return {override.key_or_group: str(override.input_line) for override in parsed}
-
-
-def _resumed(composed: DictConfig, given: Mapping[str, str]) -> tuple[Run, DictConfig]:
+def _resumed(composed: DictConfig, typed: Mapping[str, str]) -> tuple[Run, DictConfig]:
     """The run that goes on, and its config."""
     run = run_to_resume(composed.resume.run, Path(composed.paths.logs))
-    return run, resumed_config(run, composed, given)
+    return run, resumed_config(run, composed, typed)
 
 
 def _evaluate(composed: DictConfig) -> None:
     config = check(composed, schema.Evaluate)
-    path = _path(config.run, config.paths)
-    run = Run.open(path)
-    checkpoint = path.absolute() if path.suffix == ".ckpt" else run.best_checkpoint()
-    trained = load(run.folder / "config.yaml", schema.Train)
+    run, checkpoint, trained = _trained(config.run, config.paths)
     folder = _job_folder(composed)
     from litlab.commands.evaluate import evaluate as evaluate_function
 
@@ -137,6 +148,39 @@ def _compare(composed: DictConfig) -> None:
     report(comparison, config.format, Path(config.pictures).expanduser() if config.pictures else None)
 
 
+def _predict(composed: DictConfig) -> None:
+    config = check(composed, schema.Predict)
+    run, checkpoint, trained = _trained(config.run, config.paths)
+    pictures = find(config.input)
+    from litlab.commands.predict import predict as predict_function
+    from litlab.commands.predict import report
+
+    accelerator = config.accelerator or trained.trainer.accelerator
+    predictions = predict_function(trained, checkpoint, accelerator, run.record.precision, pictures)
+    drawing = "predictions.png" if config.show is True else config.show
+    sys.exit(report(predictions, config.format, Path(drawing).expanduser() if drawing else None))
+
+
+def _export(composed: DictConfig) -> None:
+    config = check(composed, schema.Export)
+    run, checkpoint, trained = _trained(config.run, config.paths)
+    if missing := [package for package in EXTRA[config.format] if find_spec(package) is None]:
+        raise UserError(f"format={config.format}: takes {', '.join(missing)}; pip install -e '.[export]' brings all")
+    if config.file is None:
+        refuse_traps(run.folder, f"run={config.run}")
+    from litlab.commands.export import export as export_function
+
+    export_function(run, trained, checkpoint, config.format, Path(config.file).expanduser() if config.file else None)
+
+
+def _trained(asked: str | int, paths: schema.Paths) -> tuple[Run, Path, schema.Train]:
+    """The run that was asked for, the checkpoint that was, or its best one, and its config."""
+    path = _path(asked, paths)
+    run = Run.open(path)
+    checkpoint = path.absolute() if path.suffix == ".ckpt" else run.best_checkpoint()
+    return run, checkpoint, load(run.folder / "config.yaml", schema.Train)
+
+
 def _path(run: str | int, paths: schema.Paths) -> Path:
     """Where the run is that was asked for."""
     return newest_run(Path(paths.logs)) if run == "last" else Path(str(run)).expanduser()
@@ -159,12 +203,12 @@ class CheckFirst(Callback):
         with _ending(command):
             own = without(config, {"hydra"})
             check(own, SCHEMAS[command])
-            given = list(config.hydra.overrides.task)
-            if alone := [text for text in given if re.match(r"(sweep|launcher)[.=]", text)]:
+            typed = list(config.hydra.overrides.task)
+            if alone := [text for text in typed if re.match(r"(sweep|launcher)[.=]", text)]:
                 raise UserError(f"{alone[0]}: is for a sweep; add -m, or leave it out")
             if OmegaConf.select(own, "resume.run") is not None:
-                check(_resumed(own, _given(given))[1], schema.Train)
-            elif command != "compare":  # which leaves nothing there
+                check(_resumed(own, given(typed))[1], schema.Train)
+            elif command not in LEAVE_NOTHING:
                 refuse_taken(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -212,7 +256,7 @@ def _ending(name: str) -> Iterator[None]:
         yield
     except (UserError, HydraException, OmegaConfBaseException) as error:
         _leave(name, str(error) if isinstance(error, UserError) else explain(error), 2)
-    except TrainingError as error:
+    except (TrainingError, VerificationError) as error:
         _leave(name, str(error), 1)
     except Interrupted as error:
         _leave(name, f"stopped by {error}", error.exit_code)

@@ -1,36 +1,44 @@
-"""The one place where a config is checked; needs neither torch nor lightning."""
+"""Configs: composing, reading and checking them, and what is wrong with one; needs neither torch nor lightning."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
-from itertools import chain, islice
+from collections.abc import Sequence, Set
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
+import hydra
 import yaml
-from hydra.errors import MissingConfigException, OverrideParseException
+from hydra import initialize_config_dir
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
-from pydantic import ValidationError
 from yaml import AliasToken
 
-from litlab.components import accepted_arguments, schema_of
+from litlab.checking import ConfigT, check_values
 from litlab.errors import UserError
-from litlab.project import project_root
-from litlab.refusals import as_override, first_lines, no_such_option, one_line, unknown_argument, unknown_key
+from litlab.project import CONFIGS, project_root
+from litlab.refusals import first_lines, no_such_option, one_line, unknown_key
 from litlab.runs.files import new_folder, read_text
-from litlab.schema import Settings, SweepCommand, Train
-
-ConfigT = TypeVar("ConfigT", bound=Settings)
+from litlab.schema import SweepCommand, Train
 
 MOST_REFERENCES = 16
 """How often a run's config may refer to another of its values; ours do seven times."""
 
-MOST_PROBLEMS = 20
-"""How many problems of a config are told at once."""
-
 # Hydra asks several times for the folder of a run, and must get the same answer: hence the cache.
 OmegaConf.register_new_resolver("new_folder", new_folder, use_cache=True)
 OmegaConf.register_new_resolver("project_root", project_root)
+
+
+def compose(command: str, overrides: Sequence[str]) -> DictConfig:
+    """The config that `COMMAND OVERRIDES` leads to, unchecked.
+
+    Raises:
+        UserError: an override is none, or for a key that there is not.
+    """
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            return hydra.compose(command, overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(explain(error)) from error
 
 
 def check(config: DictConfig, schema: type[ConfigT]) -> ConfigT:
@@ -47,14 +55,7 @@ def check(config: DictConfig, schema: type[ConfigT]) -> ConfigT:
     for group in ("experiment", "debug"):
         if group in values:
             raise UserError(f"{group}: begin its file with '# @package _global_', which makes its keys the root's")
-    of_components = (_component_problems(values, component, place) for place, component in _components(values))
-    problems = list(islice(chain(_problems(values, schema, values, ()), *of_components), MOST_PROBLEMS))
-    if problems:
-        told: dict[str, str] = {}
-        for problem in problems:  # a key that takes its value from another of that name has the same problem: skip it
-            told.setdefault(re.sub(r"^[\w.]*\.(?=\w+=)", "", problem), one_line(problem))
-        raise UserError("\n".join(told.values()))
-    return schema.model_validate(values)
+    return check_values(values, schema)
 
 
 def run_config(composed: DictConfig) -> DictConfig:
@@ -164,71 +165,3 @@ def _root_of(error: OmegaConfBaseException) -> dict[str, Any]:
         return {}
     root = OmegaConf.to_container(error.parent_node._get_root(), resolve=False)
     return {str(key): value for key, value in cast("dict[str, Any]", root).items() if key != "hydra"}
-
-
-def _problems(
-    root: Mapping[str, Any], schema: type[Settings], values: Mapping[str, Any], place: tuple[str, ...]
-) -> Iterator[str]:
-    """What `schema` has against `values`, which stand at `place` in the config; one line a key."""
-    try:
-        schema.model_validate(values)
-    except ValidationError as error:
-        complaints: dict[str, tuple[Any, list[str]]] = {}
-        for detail in error.errors():
-            inner, given = _follow(values, detail["loc"])
-            key = ".".join([*place, *inner])
-            if detail["type"] == "extra_forbidden":
-                yield unknown_key(key, as_override(given), root)
-            elif detail["type"] == "missing":
-                yield f"{'.'.join([*place, *map(str, detail['loc'])])}: is missing"
-            elif detail["type"] == "value_error":  # a cross-check names its keys itself
-                yield str(detail["ctx"]["error"])
-            else:
-                complaints.setdefault(key, (given, []))[1].append(detail["msg"])
-        for key, (given, messages) in complaints.items():
-            accepted = " or ".join(dict.fromkeys(message.removeprefix("Input should be ") for message in messages))
-            should_be = "should be " if messages[0].startswith("Input should be ") else ""
-            yield f"{key}={as_override(given)}: {should_be}{accepted}"
-
-
-def _follow(values: Any, location: Sequence[str | int]) -> tuple[list[str], Any]:
-    """The part of pydantic's location that are keys of the config, and the value there; the rest is unions' tags."""
-    keys = []
-    for part in location:
-        if isinstance(values, Mapping) and part in values:
-            values = values[str(part)]
-        elif isinstance(values, list) and isinstance(part, int) and part < len(values):
-            values = values[part]
-        else:
-            continue
-        keys.append(str(part))
-    return keys, values
-
-
-def _components(values: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    if isinstance(values, dict):
-        if "_target_" in values:
-            yield place, values
-        for key, value in values.items():
-            yield from _components(value, (*place, str(key)))
-    elif isinstance(values, list):
-        for index, value in enumerate(values):
-            yield from _components(value, (*place, str(index)))
-
-
-def _component_problems(root: Mapping[str, Any], component: dict[str, Any], place: tuple[str, ...]) -> list[str]:
-    target, settings = component["_target_"], {key: component[key] for key in component if key != "_target_"}
-    try:
-        schema = schema_of(str(target))
-        if schema:
-            return list(_problems(root, schema, settings, place))
-        accepted = accepted_arguments(str(target))
-    except UserError as error:
-        return [f"{'.'.join([*place, '_target_'])}={target}: {error}"]
-    if accepted is None:
-        return []
-    return [
-        unknown_argument(".".join(place), key, as_override(value), str(target), sorted(accepted))
-        for key, value in settings.items()
-        if key not in accepted
-    ]

@@ -9,5 +9,9 @@ class TrainingError(Exception):
     """Training that went wrong by itself; the message says where, and the commands end with exit code 1."""
 
 
+class VerificationError(Exception):
+    """What was made does not do what it should; the message says in what, and the commands end with exit code 1."""
+
+
 class Pruned(Exception):  # noqa: N818 (nothing went wrong)
     """Training that a sweep has given up, because others do better; the message says when."""

@@ -269,6 +269,30 @@ class Evaluate(Settings):
     """Where things are."""
 
 
+class Predict(Evaluate):
+    """Everything that `predict` can be told."""
+
+    input: str
+    """A picture, a folder of them, a pattern such as 'scans/*.png', or `-` for one on standard input."""
+    format: Literal["table", "json", "csv"]
+    """What is printed: a table for people, or a document with all digits."""
+    show: bool | str
+    """Whether to draw the inputs as the network sees them, with its answers, into predictions.png, or the file to."""
+
+
+class Export(Settings):
+    """Everything that `export` can be told."""
+
+    run: str | int
+    """Folder of the run, a checkpoint in it, or `last` for the newest run."""
+    format: Literal["onnx", "torch_export", "safetensors"]
+    """What is written: a model for ONNX Runtime, one for torch.export.load, or the network's weights alone."""
+    file: str | None
+    """Where to; null for `export/model` in the run's folder, with the format's extension."""
+    paths: Paths
+    """Where things are."""
+
+
 class Reproduce(Settings):
     """Everything that `reproduce` can be told."""
 

@@ -1,6 +1,6 @@
 """What a classifier answers while it is validated or tested."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -101,6 +101,12 @@ def is_classified(batch: Any) -> bool:
 def colours(images: Tensor) -> Tensor:
     """Images as they can be shown: of other numbers of channels than 1 and 3, the mean of them."""
     return images if images.shape[1] in (1, 3) else images.mean(1, keepdim=True)
+
+
+def features_of(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """What gives the features of images: `features`, of the module or of the first of its parts that has it."""
+    parts = (getattr(part, "features", None) for part in module.modules())
+    return next((features for features in parts if callable(features)), None)
 
 
 def class_names(trainer: Trainer, classes: int) -> Sequence[str]:

@@ -3,15 +3,13 @@
 import logging
 from pathlib import Path
 
-from lightning.pytorch import LightningDataModule, seed_everything
+from lightning.pytorch import seed_everything
 
 from litlab import schema
 from litlab.callbacks.class_accuracy import ClassAccuracy
 from litlab.callbacks.class_count import ClassCount
-from litlab.commands.train import build_module, make_trainer, note_device, test
-from litlab.components import build
+from litlab.commands.train import make_trainer, note_device, restored, test
 from litlab.engine.hardware import use_all_cores
-from litlab.runs.checkpoint import load_weights
 from litlab.runs.run import Run
 
 log = logging.getLogger(__name__)
@@ -36,9 +34,7 @@ def evaluate(trained: schema.Train, checkpoint: Path, accelerator: str, precisio
     with run.tracked():
         use_all_cores()
         seed_everything(trained.seed, workers=True, verbose=False)
-        data: LightningDataModule = build(trained.data)
-        module = build_module(trained)
-        load_weights(module, checkpoint)
+        data, module = restored(trained, checkpoint)
         settings = trained.trainer.model_copy(update={"accelerator": accelerator, "devices": 1})
         trainer = make_trainer(settings, [ClassCount({}), ClassAccuracy(run)], [], folder, precision)
         note_device(run, trainer)

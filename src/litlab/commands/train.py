@@ -38,10 +38,11 @@ from litlab.engine.steps import execute_steps
 from litlab.errors import TrainingError, UserError
 from litlab.interruption import Interrupted
 from litlab.refusals import first_lines
-from litlab.runs.checkpoint import WholeFiles, load_weights, read_resumable
+from litlab.runs.checkpoint import load_weights, read_resumable
 from litlab.runs.files import write_text
 from litlab.runs.run import Run
 from litlab.runs.terminal import ending, opening, tensorboard_command
+from litlab.runs.writing import WholeFiles
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +146,18 @@ def take_up(run: Run, loggers: list[Logger], checkpoint: dict[str, Any] | None) 
             place = place_of(logger, run.folder)
             if positions is None or place in positions:
                 logger.rewind(positions[place] if positions else {})
+
+
+def restored(config: schema.Train, checkpoint: Path) -> tuple[LightningDataModule, LightningModule]:
+    """The data module and the LightningModule of a run with this config, with the weights of a checkpoint of it.
+
+    Raises:
+        UserError: the checkpoint is damaged or of another network.
+    """
+    data: LightningDataModule = build(config.data)
+    module = build_module(config)
+    load_weights(module, checkpoint)
+    return data, module
 
 
 def build_module(config: schema.Train) -> LightningModule:

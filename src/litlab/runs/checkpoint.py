@@ -1,4 +1,4 @@
-"""Reading and writing checkpoints: data, never code, and whole at every moment."""
+"""Reading checkpoints: data, never code; needs nothing but torch."""
 
 import pickle
 import zipfile
@@ -7,57 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins.io import CheckpointIO
 from torch import Tensor, nn
 
 from litlab.errors import UserError
 from litlab.refusals import first_lines
-from litlab.runs.files import replacing
 
 LARGEST_STRUCTURE = 2**26
 """Bytes that all but the tensors may take; they are held in memory at once, where tensors are read as needed."""
 
 
-class WholeFiles(CheckpointIO):
-    """How Lightning writes and reads the checkpoints of a run; it touches no other file than those in its folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint in the place of the one that `path` may hold."""
-        file = Path(path)
-        if not file.resolve().is_relative_to(self.folder.resolve()):
-            raise UserError(f"{file} is outside the run's folder: a callback may keep checkpoints only inside")
-        if self.folder.exists():  # if it has vanished, it was not by mistake
-            file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with replacing(file) as aside, aside.open("wb") as stream:
-                torch.save(checkpoint, stream)
-        except RuntimeError as error:  # of PyTorch, where the disk is full
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from error
-            raise
-
-    def load_checkpoint(
-        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """What a checkpoint holds, on the CPU."""
-        return read(Path(path))
-
-    def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove a checkpoint of this run; a path that came out of another one may name any file."""
-        if Path(path).resolve().is_relative_to(self.folder.resolve()):
-            Path(path).unlink(missing_ok=True)
-
-
-def load_weights(module: nn.Module, file: Path) -> None:
-    """Put the weights of a checkpoint into `module`, which must have just these.
+def load_weights(module: nn.Module, file: Path, prefix: str = "") -> None:
+    """Put the weights of a checkpoint into `module`, which must have just those whose names begin with `prefix`.
 
     Raises:
         UserError: the file is missing, damaged or of another network.
     """
-    module.load_state_dict(_weights(read(file), "state_dict", module, file))
+    module.load_state_dict(_weights(read(file), "state_dict", module, file, prefix))
 
 
 def read_resumable(file: Path, module: nn.Module) -> dict[str, Any]:
@@ -109,11 +74,15 @@ def _problem(file: Path) -> str | None:
     return "holds too much besides tensors" if structure > LARGEST_STRUCTURE else None
 
 
-def _weights(checkpoint: dict[str, Any], name: str, module: nn.Module, file: Path) -> dict[str, Tensor]:
-    """The weights under this name, if they are those of the module."""
+def _weights(
+    checkpoint: dict[str, Any], name: str, module: nn.Module, file: Path, prefix: str = ""
+) -> dict[str, Tensor]:
+    """The weights under this name, if those that begin with `prefix` are the module's; without the prefix."""
     weights = checkpoint.get(name)
     if not isinstance(weights, dict):
         raise UserError(f"{file} is no checkpoint: it holds no {name}")
+    if prefix:
+        weights = {str(key).removeprefix(prefix): part for key, part in weights.items() if str(key).startswith(prefix)}
     misfits = list(_misfits(weights, module.state_dict()))
     if misfits:
         more = f" and {len(misfits) - 3} more" if len(misfits) > 3 else ""

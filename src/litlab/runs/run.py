@@ -10,9 +10,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
 from filelock import FileLock, Timeout
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, ValidationError
@@ -21,6 +22,9 @@ from litlab.errors import Pruned, UserError
 from litlab.interruption import Interrupted
 from litlab.project import SOURCE
 from litlab.runs.files import read_text, write_text
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PACKAGES = ("litlab", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "tensorboard", "numpy")
 
@@ -227,6 +231,17 @@ class Run:
         if "best" in self.record.checkpoints and "best" not in saved:
             raise UserError(f"{self.folder} no longer has its best checkpoint; give the path of another")
         return self.folder / (saved.get("best") or saved["last"])
+
+    @cached_property
+    def model(self) -> "nn.Module":
+        """The network with the best weights, in eval mode on the CPU; it takes neither Hydra nor lightning.
+
+        Raises:
+            UserError: the run has no checkpoint, or its model no network of its own.
+        """
+        from litlab.runs.network import network  # torch takes seconds
+
+        return network(self.record.settings, self.best_checkpoint())
 
     @property
     def last_checkpoint(self) -> Path:

@@ -2,17 +2,12 @@
 
 import logging
 from dataclasses import dataclass
-from functools import cache
-from logging.config import dictConfig
 from pathlib import Path
-from typing import Any, cast
-
-from omegaconf import OmegaConf
 
 from litlab import schema
 from litlab.config import load
 from litlab.errors import Pruned, TrainingError, UserError
-from litlab.project import CONFIGS
+from litlab.job_log import log_into
 from litlab.sweeps.space import Params
 
 log = logging.getLogger(__name__)
@@ -43,7 +38,7 @@ def run(job: Job) -> str | None:
     Raises:
         Interrupted: a signal asked to stop.
     """
-    _log_into(job.folder)
+    log_into(job.folder)
     try:
         config = load(job.folder / "config.yaml", schema.Train)
         from litlab.commands.train import train
@@ -64,15 +59,3 @@ def run(job: Job) -> str | None:
         log.exception("the job has failed")
         return f"{type(error).__name__}: {error}"
     return None
-
-
-def _log_into(folder: Path) -> None:
-    """Log as a single run does, which Hydra sees to."""
-    hydra = {"job_logging": _logging(), "runtime": {"output_dir": str(folder)}, "job": {"name": "train"}}
-    settings = OmegaConf.to_container(OmegaConf.create({"hydra": hydra}).hydra.job_logging, resolve=True)
-    dictConfig(cast("dict[str, Any]", settings))
-
-
-@cache
-def _logging() -> Any:
-    return OmegaConf.load(CONFIGS / "hydra" / "job_logging" / "litlab.yaml")

@@ -18,7 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, ValidationError
 
 from litlab import schema
-from litlab.config import MOST_PROBLEMS, check, explain, parse, refuse_calls, run_config, without
+from litlab.checking import MOST_PROBLEMS
+from litlab.config import check, explain, parse, refuse_calls, run_config, without
 from litlab.errors import UserError
 from litlab.runs.files import read_text, write_text
 from litlab.sweeps.space import Dimension, Params, grid, overrides, texts

@@ -13,17 +13,18 @@ WIDTH = 4.0
 COLUMNS = 4
 
 
-def tiles(images: Tensor, captions: Sequence[str], title: str) -> Figure:
-    """Images (N, 1 or 3, height, width) of any range of values in rows of four, each with its caption above it."""
+def tiles(images: Tensor, captions: Sequence[str], title: str, columns: int = COLUMNS) -> Figure:
+    """Images (N, 1 or 3, height, width) of any range of values in rows, each with its caption above it."""
     *_, height, width = images.shape
     lines = max(caption.count("\n") + 1 for caption in captions)
     gap = round(width * 0.18 * lines) + 1  # room for the captions, in pixels of the images
-    grid = make_grid(images.float().cpu(), COLUMNS, padding=gap, normalize=True, pad_value=1.0)
-    figure = Figure(figsize=(WIDTH, WIDTH * grid.shape[1] / grid.shape[2] + 0.3))
+    grid = make_grid(images.float().cpu(), columns, padding=gap, normalize=True, pad_value=1.0)
+    inches = WIDTH * columns / COLUMNS
+    figure = Figure(figsize=(inches, inches * grid.shape[1] / grid.shape[2] + 0.3))
     axes = bare_axes(figure, title)
     axes.imshow(grid.permute(1, 2, 0).numpy(), interpolation="nearest", aspect="auto")
     for index, caption in enumerate(captions):
-        row, column = divmod(index, COLUMNS)
+        row, column = divmod(index, columns)
         x = gap + column * (width + gap) + width / 2
         axes.text(x, gap + row * (height + gap) - 1, caption, ha="center", va="bottom", fontsize=9, linespacing=1.0)
     return figure

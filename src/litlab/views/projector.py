@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.utils import save_image
 
-from litlab.callbacks.predictions import class_names, colours, is_classified
+from litlab.callbacks.predictions import class_names, colours, features_of, is_classified
 from litlab.runs.files import replacing, write_text
 from litlab.views.board import writers
 
@@ -19,8 +19,7 @@ from litlab.views.board import writers
 class Projector(Callback):
     """Puts the first test images into TensorBoard's projector, by their features, with labels and small pictures.
 
-    The features are what `features` gives, of the module or of the first of its parts that has it; without it there is
-    nothing to show.
+    Without a method `features` there is nothing to show.
 
     Args:
         images: how many; t-SNE takes at least a few hundred.
@@ -42,8 +41,7 @@ class Projector(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what the projector reads."""
-        parts = (getattr(part, "features", None) for part in pl_module.modules())
-        features: Any = next(filter(callable, parts), None)
+        features = features_of(pl_module)
         if features is None or not self.batches:
             return
         images, labels = (torch.cat(parts)[: self.images] for parts in zip(*self.batches, strict=True))

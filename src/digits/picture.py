@@ -1,0 +1,104 @@
+"""Any picture of a digit, brought into MNIST's form as MNIST itself was made."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from litlab.errors import UserError
+
+Pixels = npt.NDArray[np.float64]
+
+# LeCun, Cortes, Burges, The MNIST database: the digit's larger side fills 20 pixels, its centre of mass is the middle.
+SIZE, BOX = 28, 20
+
+LEAST_CONTRAST = 16
+"""Grey levels, of 256, between paper and ink below which nothing is taken to be drawn."""
+
+GRAIN = 4.0
+"""How many times the typical deviation of the border from its middle value is still paper."""
+
+FAINT = 0.25
+"""Share of the darkest ink up to which ink says nothing about where the digit ends."""
+
+FULL = 254
+"""The darkest ink of a digit, in grey levels, is at least this in each of MNIST's 70,000 images."""
+
+
+def mnist_form(picture: Image.Image) -> npt.NDArray[np.uint8]:
+    """A digit as MNIST would have it: (28, 28), light on black, its larger side 20, its centre of mass in the middle.
+
+    An image that is in MNIST's form already comes out as it is. Dark on light is told from light on dark by the border:
+    what is there is paper. Where the border is transparent, what is not is ink.
+
+    Args:
+        picture: of any size, in Pillow's mode L, RGB, LA or RGBA.
+
+    Raises:
+        UserError: nothing is drawn there.
+    """
+    ink = _ink(picture)
+    # In MNIST the faintest edge counts; in a larger picture it is a fraction of a pixel there, or a camera's noise.
+    clear = ink > (FAINT * ink.max() if max(ink.shape) > SIZE else 0)
+    rows, columns = (np.flatnonzero(clear.any(axis)) for axis in (1, 0))
+    if not rows.size:
+        raise UserError("is blank")
+    return _centred(_fitted(ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]))
+
+
+def _ink(picture: Image.Image) -> Pixels:
+    """How much ink is on each pixel: 0 on paper, up to 255."""
+    grey = np.asarray(picture.convert("LA" if picture.mode in ("LA", "RGBA") else "L"), dtype=np.float64)
+    if grey.ndim == 3:
+        grey, opacity = grey[..., 0], grey[..., 1] / 255
+        if not opacity.any():
+            return opacity
+        if _border(opacity).mean() < 0.5 or np.ptp(grey[opacity > 0]) < LEAST_CONTRAST:
+            drawn = np.average(grey, weights=opacity)
+            return opacity * (255 - grey if drawn < 128 else grey)
+        paper = np.median(_border(grey)[_border(opacity) > 0.5])
+        grey = grey * opacity + paper * (1 - opacity)
+    return _darkness(grey)
+
+
+def _darkness(grey: Pixels) -> Pixels:
+    """How far each pixel is from the paper, which most of the border shows, towards the ink."""
+    border, middle = _border(grey), (grey.min() + grey.max()) / 2
+    if np.ptp(grey) < LEAST_CONTRAST:
+        return np.zeros_like(grey)
+    if border.mean() > middle:
+        return _darkness(255 - grey)
+    plain = border[border <= middle]
+    paper = np.median(plain)
+    grain = GRAIN * np.median(np.abs(plain - paper))
+    ink: Pixels = np.where(grey - paper > grain, grey - paper, 0)
+    return ink
+
+
+def _border(pixels: Pixels) -> Pixels:
+    """The outermost pixels."""
+    return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+
+
+def _fitted(ink: Pixels) -> Pixels:
+    """The ink with its larger side 20 pixels and its darkest place as dark as MNIST's."""
+    height, width = ink.shape
+    scale = BOX / max(height, width)
+    if scale != 1:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        resized = Image.fromarray(ink.astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+        ink = np.asarray(resized, dtype=np.float64).clip(0, 255)
+    return ink if ink.max() >= FULL else ink * (255 / ink.max())
+
+
+def _centred(ink: Pixels) -> npt.NDArray[np.uint8]:
+    """The ink in the middle of an image: in MNIST the centre of mass is within the pixel below and right of it."""
+    image = np.zeros((SIZE, SIZE), dtype=np.uint8)
+    places = []
+    for axis, length in enumerate(ink.shape):
+        centre = np.average(np.arange(length) + 0.5, weights=ink.sum(1 - axis))
+        places.append(min(max(0, math.ceil(SIZE / 2 - centre)), SIZE - length))
+    (top, left), (height, width) = places, ink.shape
+    image[top : top + height, left : left + width] = ink.round()
+    return image

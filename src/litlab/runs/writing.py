@@ -1,0 +1,44 @@
+"""Writing checkpoints: whole at every moment, and in the run's folder only."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io import CheckpointIO
+
+from litlab.errors import UserError
+from litlab.runs.checkpoint import read
+from litlab.runs.files import replacing
+
+
+class WholeFiles(CheckpointIO):
+    """How Lightning writes and reads the checkpoints of a run; it touches no other file than those in its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint in the place of the one that `path` may hold."""
+        file = Path(path)
+        if not file.resolve().is_relative_to(self.folder.resolve()):
+            raise UserError(f"{file} is outside the run's folder: a callback may keep checkpoints only inside")
+        if self.folder.exists():  # if it has vanished, it was not by mistake
+            file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with replacing(file) as aside, aside.open("wb") as stream:
+                torch.save(checkpoint, stream)
+        except RuntimeError as error:  # of PyTorch, where the disk is full
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """What a checkpoint holds, on the CPU."""
+        return read(Path(path))
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint of this run; a path that came out of another one may name any file."""
+        if Path(path).resolve().is_relative_to(self.folder.resolve()):
+            Path(path).unlink(missing_ok=True)
