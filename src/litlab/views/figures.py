@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
+from torch.nn import functional
 from torchvision.utils import make_grid
 
 WIDTH = 4.0
@@ -18,7 +19,10 @@ def tiles(images: Tensor, captions: Sequence[str], title: str, columns: int = CO
     *_, height, width = images.shape
     lines = max(caption.count("\n") + 1 for caption in captions)
     gap = round(width * 0.18 * lines) + 1  # room for the captions, in pixels of the images
-    grid = make_grid(images.float().cpu(), columns, padding=gap, normalize=True, pad_value=1.0)
+    images = images.float().cpu()
+    missing = -len(images) % columns  # a row is filled up with white: of a single image no grid would be made
+    images = functional.pad(images, (0, 0, 0, 0, 0, 0, 0, missing), value=float(images.max()))
+    grid = make_grid(images, columns, padding=gap, normalize=True, pad_value=1.0)
     inches = WIDTH * columns / COLUMNS
     figure = Figure(figsize=(inches, inches * grid.shape[1] / grid.shape[2] + 0.3))
     axes = bare_axes(figure, title)
