@@ -76,6 +76,18 @@ def test_set(mnist_dir: Path) -> tuple[torch.Tensor, torch.Tensor]:
     return decoded(mnist_dir, False, torch.device("cpu"))
 
 
+@pytest.fixture(scope="session")
+def a_run(tmp_path_factory: pytest.TempPathFactory, mnist_dir: Path) -> Path:
+    """A run of 300 steps, tested on the first 1,000 test images; not to be changed."""
+    from processes import run
+
+    folder = tmp_path_factory.mktemp("a_run")
+    short = ["trainer.limit_train_batches=300", "trainer.limit_val_batches=2", "trainer.limit_test_batches=2"]
+    ended = run(folder, "train", *SHORT, *short, "logger=none", f"hydra.run.dir={folder}/run")
+    assert ended.code == 0, ended.err
+    return folder / "run"
+
+
 @pytest.fixture
 def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `python -m litlab …` in another folder than the project's; logs go to `tmp_path/logs`."""
