@@ -47,9 +47,8 @@ def test_the_commands_work(done, line):
     process, runs = done[line]
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
-    assert [json.loads((run / "run.json").read_text())["status"] for run in runs] == ["done"] * (
-        2 if "-m" in line else 1
-    )
+    number = 2 if "-m" in line else 0 if line.startswith(("predict", "export")) else 1
+    assert [json.loads((run / "run.json").read_text())["status"] for run in runs] == ["done"] * number
 
 
 def test_training_reaches_its_accuracy(done):
@@ -82,6 +81,15 @@ def test_evaluate_tests_the_last_training(done):
     assert Path(said["evaluated"]).parents[1] == last
     assert metrics(last)["test"] == {}
     assert metrics(evaluated)["test"]["test/acc"] > 0.8
+
+
+def test_what_was_trained_is_used(done):
+    (last,) = (runs[-1] for line, (_, runs) in done.items() if "sweep=tpe" in line)
+    predicted, _ = done["predict run=last input=docs/seven.png"]
+    assert predicted.stdout.splitlines()[1].split()[:2] == ["docs/seven.png", "7"]
+    exported, _ = done["export run=last"]
+    assert exported.stdout.startswith(f"{last}/export/model.onnx: ")
+    assert (last / "export" / "model.onnx").stat().st_size > 100_000
 
 
 def test_the_mistake_is_told_as_shown():

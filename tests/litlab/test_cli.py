@@ -86,11 +86,13 @@ def test_completes_by_tab(tmp_path):
 def test_an_unknown_command_lists_the_commands(command):
     done = command("trian")
     assert done.returncode == 2
-    assert done.stderr == "litlab: usage: python -m litlab train|evaluate|reproduce|compare [OVERRIDES]\n"
+    assert (
+        done.stderr == "litlab: usage: python -m litlab train|evaluate|reproduce|compare|predict|export [OVERRIDES]\n"
+    )
 
 
 def test_console_scripts_are_installed():
-    for name in ("train", "evaluate", "reproduce", "compare"):
+    for name in ("train", "evaluate", "reproduce", "compare", "predict", "export"):
         done = subprocess.run(
             [Path(sys.executable).with_name(name), "--help"], capture_output=True, text=True, timeout=60
         )

@@ -70,7 +70,8 @@ def export(run: Run, trained: schema.Train, checkpoint: Path, form: Format, file
     """
     use_all_cores()
     data, module = restored(trained, checkpoint)
-    answering = Answering(data, module).eval().to(memory_format=torch.contiguous_format)  # as files store weights
+    answering = Answering(data, module).eval().requires_grad_(False)
+    answering.to(memory_format=torch.contiguous_format)  # as files store weights
     data.prepare_data()
     data.setup("test")
     tests = data.test_dataloader()
@@ -78,7 +79,7 @@ def export(run: Run, trained: schema.Train, checkpoint: Path, form: Format, file
     known = labels(data, answering(pixels)[0])
     place = file or run.folder / "export" / f"model.{EXTENSIONS[form]}"
     metadata = _identity(run, checkpoint) | {
-        "labels": json.dumps(list(known)),
+        "labels": "\n".join(map(str, known)),
         "input": f"{str(pixels.dtype).removeprefix('torch.')} (N, {', '.join(map(str, pixels.shape[1:]))})",
         "model": json.dumps(trained.model),
         "data": json.dumps(trained.data),
