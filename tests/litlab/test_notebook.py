@@ -1,0 +1,106 @@
+import json
+import logging
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import SHORT
+from processes import run
+
+from litlab import load_run, train
+from litlab.errors import UserError
+
+BARE = (
+    "import sys\n"
+    "sys.modules.update(dict.fromkeys(['hydra', 'omegaconf', 'lightning', 'torchmetrics', 'torchvision']))\n"
+    "import torch\n"
+    "from litlab import load_run\n"
+    "run = load_run(sys.argv[1])\n"
+    "images = torch.load(sys.argv[2], weights_only=True)\n"
+    "with torch.no_grad():\n"
+    "    print(run.model(images).argmax(1).tolist())\n"
+    "print(run.record.metrics.test['test/acc'])\n"
+)
+
+
+def test_importing_litlab_imports_no_torch():
+    code = "import sys, litlab; assert not {'torch', 'hydra', 'pydantic'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_runs_model_answers_where_there_is_neither_hydra_nor_lightning(a_run, test_set, tmp_path):
+    torch.save(test_set[0][:1000].float() / 255, tmp_path / "images.pt")
+    done = subprocess.run(
+        [sys.executable, "-c", BARE, a_run, tmp_path / "images.pt"], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    answers, accuracy = map(json.loads, done.stdout.splitlines())
+    right = sum(answer == label for answer, label in zip(answers, test_set[1][:1000].tolist(), strict=True))
+    # The test may have computed in bfloat16, where two scores may be equal.
+    assert abs(right - 1000 * accuracy) <= 2
+
+
+def test_a_model_without_a_network_of_its_own_is_told(a_run, tmp_path):
+    shutil.copytree(a_run, tmp_path / "run")
+    record = json.loads((a_run / "run.json").read_text())
+    for model in ({"_target_": "digits.classifier.Classifier"}, {"net": 3}, None):
+        (tmp_path / "run" / "run.json").write_text(json.dumps(record | {"settings": {"model": model}}))
+        with pytest.raises(UserError, match="^the run's model has no network of its own: "):
+            _ = load_run(tmp_path / "run").model
+
+
+def test_what_is_no_run_is_told(a_run, tmp_path):
+    with pytest.raises(UserError, match="there is no such file or folder"):
+        load_run(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="is a file: give the run's folder"):
+        load_run(a_run / "checkpoints" / "last.ckpt")
+
+
+@pytest.fixture
+def logs(tmp_path, monkeypatch):
+    monkeypatch.setenv("LITLAB_LOGS", str(tmp_path / "logs"))
+    return tmp_path / "logs"
+
+
+def test_trains_as_the_command_does(logs, tmp_path, capsys, mnist_dir):
+    given = [*SHORT, "logger=none", "seed=3"]
+    root = logging.getLogger()
+    before = root.level, root.handlers[:]
+    trained = train(*given)
+    assert (root.level, root.handlers) == before
+    assert trained.folder.parent == logs / "train" / "runs"
+    assert trained.record.status == "done"
+    assert trained.record.overrides["seed"] == "3"
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("epoch 0: ") for line in lines)
+    assert "epoch 0: " in (trained.folder / "train.log").read_text()
+
+    by_command = run(tmp_path, "train", *given, f"hydra.run.dir={tmp_path}/run")
+    assert by_command.code == 0
+    same = load_run(tmp_path / "run")
+    assert same.record.metrics.test == trained.record.metrics.test
+    assert same.record.settings == trained.record.settings
+    assert not trained.model.training
+    weights = same.model.state_dict()
+    assert all(torch.equal(weight, weights[name]) for name, weight in trained.model.state_dict().items())
+    assert (same.folder / "config.yaml").read_text() == (trained.folder / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("data.batch_sze=3", "data.batch_sze=3: no such key, did you mean data.batch_size?"),
+        ("data.batch_size=-4", "data.batch_size=-4: should be greater than 0"),
+        ("optimizer=adm", "optimizer=adm: no such option, did you mean optimizer=adam?"),
+        ("model._target_=os.system", "model._target_=os.system: a config may not build this"),
+        ("resume.run=last", "resume.run=last: is for the command `train` alone"),
+        ("sweep.dry_run=true", "sweep.dry_run=true: is for the command `train` alone"),
+    ],
+)
+def test_a_mistake_is_told_and_nothing_started(logs, override, line):
+    with pytest.raises(UserError) as error:
+        train(override)
+    assert str(error.value).startswith(line)
+    assert not logs.exists()
