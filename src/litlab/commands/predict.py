@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,6 +31,9 @@ from litlab.views.figures import tiles
 
 BATCH = 256
 """Pictures that the network sees at once."""
+
+CHUNK = 16
+"""Pictures that a thread reads before it reports; to report each would take as long as to read it."""
 
 MOST_DRAWN = 400
 """Pictures that are drawn; more than that nobody looks at."""
@@ -155,11 +159,19 @@ def _images(data: Any, pictures: Pictures) -> Iterator[tuple[str, Tensor | str]]
             return str(error)
         return read_picture
 
-    names = list(pictures)
+    def images(names: Sequence[str]) -> list[tuple[str, Tensor | str]]:
+        return [(name, image(name)) for name in names]
+
     with ThreadPoolExecutor(cores()) as pool:  # Pillow decodes and resizes without holding up the other threads
-        for start in range(0, len(names), BATCH):
-            part = names[start : start + BATCH]
-            yield from zip(part, pool.map(image, part), strict=True)
+        reading: Iterable[list[tuple[str, Tensor | str]]] = ()
+        for batch in _slices(list(pictures), BATCH):
+            last, reading = reading, pool.map(images, _slices(batch, CHUNK))  # which begins, while the last is computed
+            yield from chain.from_iterable(last)
+        yield from chain.from_iterable(reading)
+
+
+def _slices(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (names[start : start + size] for start in range(0, len(names), size))
 
 
 def with_progress(steps: Iterable[Any], total: int) -> Iterable[Any]:
