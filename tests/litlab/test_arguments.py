@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from litlab.arguments import of_compare, of_train
+from litlab.arguments import given, of_compare, of_predict, of_train
 
 
 @pytest.mark.parametrize(
@@ -30,3 +30,22 @@ def test_train_understands_short_names_and_files(typed, understood):
 )
 def test_compare_understands_folders_and_conditions(typed, understood):
     assert of_compare(typed) == understood
+
+
+@pytest.mark.parametrize(
+    ("typed", "understood"),
+    [
+        (["run=last", "input=a.png"], ["run=last", 'input="a.png"']),
+        (["input=a b/[x]=1, 'y' *.png"], ["input=\"a b/[x]=1, 'y' *.png\""]),
+        (["input=-", "format=csv"], ['input="-"', "format=csv"]),
+        (["input="], ["input="]),
+        (["--help"], ["--help"]),
+    ],
+)
+def test_predict_takes_a_path_as_it_is(typed, understood):
+    assert of_predict(typed) == understood
+
+
+def test_what_was_given_by_its_key():
+    typed = {"optimizer": "optimizer=sgd", "a.b": "+a.b=[1,2]", "c": "~c"}
+    assert given(list(typed.values())) == typed

@@ -16,6 +16,9 @@ import torch
 from conftest import ROOT, SHORT
 from processes import at, contents, run
 
+from litlab import load_run
+from litlab.errors import UserError
+
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 
 HUGE = 100 * 2**30
@@ -188,7 +191,7 @@ OF_LAST = {
 }  # fmt: skip
 
 
-def refused(tmp_path, command, folder):
+def refused(tmp_path, command, folder, *more):
     """What the command says of the folder, which must be all that it does."""
     argument = "resume" if command == "train" else "run"
     before = {file: content for file, content in sizes(tmp_path).items() if "logs" not in file.parts}
@@ -200,7 +203,7 @@ def refused(tmp_path, command, folder):
         atexit.register(lambda: peak.write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)))
 
     logs = [] if command == "train" else [f"paths.logs={tmp_path}/logs"]
-    ended = run(tmp_path, command, f"{argument}={folder}", *logs, prepare=measure)
+    ended = run(tmp_path, command, f"{argument}={folder}", *logs, *more, prepare=measure)
     assert ended.code == 2, ended.err
     assert len(ended.lines()) == 1, ended.err
     assert ended.err.startswith(f"{command}: ")
@@ -228,6 +231,23 @@ def test_what_is_no_checkpoint_of_this_network_is_refused(good, tmp_path, spoilt
         spoil(folder)
         said = refused(tmp_path, command, folder)
         assert reason in said
+
+
+def model_refused(folder):
+    """What a notebook is told of the folder, without anything being executed."""
+    with pytest.raises(UserError) as error:
+        _ = load_run(folder).model
+    assert not (folder / "executed").exists()
+    return str(error.value)
+
+
+@pytest.mark.parametrize("spoilt", [name for name in OF_BOTH if name != "a weight too many"])  # beside the network's
+def test_a_notebook_refuses_them_too(good, tmp_path, spoilt):
+    folder = tmp_path / "run"
+    shutil.copytree(good, folder)
+    spoil, *reasons = OF_BOTH[spoilt]
+    spoil(folder)
+    assert reasons[-1] in model_refused(folder)
 
 
 @pytest.mark.slow
@@ -325,6 +345,44 @@ def test_a_record_is_checked_too(good, tmp_path, spoilt):
         shutil.copytree(good, folder)
         spoil(folder)
         assert reason in refused(tmp_path, command, folder)
+
+
+@pytest.mark.parametrize(("command", "more"), [("predict", [f"input={ROOT}/docs/seven.png"]), ("export", [])])
+def test_predict_and_export_refuse_what_evaluate_does(good, tmp_path, command, more):
+    for spoil, reason in (OF_BOTH["a bomb"], CONFIGS["another target"], RECORDS["an absolute path"]):
+        folder = tmp_path / reason
+        shutil.copytree(good, folder)
+        spoil(folder)
+        assert reason in refused(tmp_path, command, folder, *more)
+
+
+def settings(change_it):
+    """Change the settings that run.json has."""
+    return record(lambda said: change_it(said["settings"]))
+
+
+SETTINGS = {
+    "another target": (settings(lambda said: said["model"]["net"].update(_target_="os.system")), "may not build this"),
+    "a nested one": (settings(lambda said: said["model"]["net"].update(x={"_target_": "os.system"})), "may not build"),
+    "no network": (settings(lambda said: said["model"]["net"].update(_target_="torch.optim.SGD")), "lr: is missing"),
+    "no module": (settings(lambda said: said["model"].update(net=said["data"])), "is no torch.nn.Module"),
+    "another kind of value": (settings(lambda said: said["model"]["net"].update(channels="many")), "valid list"),
+    "a negative size": (
+        settings(lambda said: said["model"]["net"].update(image_size=-1)),
+        "greater than or equal to 4",
+    ),
+    "another network": (settings(lambda said: said["model"]["net"].update(channels=[8, 16])), "is of another network"),
+    "no settings": (settings(lambda said: said.clear()), "has no network of its own"),
+}
+
+
+@pytest.mark.parametrize("spoilt", SETTINGS)
+def test_a_notebook_checks_the_settings_of_the_network(good, tmp_path, spoilt):
+    folder = tmp_path / "run"
+    shutil.copytree(good, folder)
+    spoil, reason = SETTINGS[spoilt]
+    spoil(folder)
+    assert reason in model_refused(folder)
 
 
 def test_nothing_is_written_where_a_link_leads(good, tmp_path):
