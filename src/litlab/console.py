@@ -1,6 +1,7 @@
-"""Where the log's lines go on the terminal."""
+"""What goes to standard output: the log's lines, and documents."""
 
 import logging
+import os
 import sys
 from typing import TextIO
 
@@ -15,3 +16,11 @@ class StdoutHandler(logging.StreamHandler[TextIO]):
     def stream(self) -> TextIO:  # type: ignore[override]
         """The standard output, at this moment."""
         return sys.stdout
+
+
+def print_document(text: str) -> None:
+    """Print what another program may read, as far as that wants to: `head` ends after some lines."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would fail once more at its end

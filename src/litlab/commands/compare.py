@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from litlab.conditions import Condition, parse
+from litlab.console import print_document
 from litlab.errors import UserError
 from litlab.refusals import one_line
 from litlab.runs.run import Record, Run
@@ -108,7 +109,7 @@ def report(comparison: Comparison, form: Format, pictures: Path | None) -> None:
         "csv": comparison.as_csv,
         "markdown": comparison.as_markdown,
     }
-    print(documents[form]())
+    print_document(documents[form]())
     for problem in comparison.damaged.values():
         print(f"compare: {one_line(problem)}", file=sys.stderr)
     if pictures is not None:

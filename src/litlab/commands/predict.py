@@ -22,6 +22,7 @@ from torch import Tensor
 from litlab import schema
 from litlab.callbacks.predictions import colours
 from litlab.commands.train import make_trainer, restored
+from litlab.console import print_document
 from litlab.data.pictures import Pictures, read
 from litlab.engine.hardware import cores, use_all_cores
 from litlab.errors import UserError
@@ -94,6 +95,7 @@ def predict(
     settings = trained.trainer.model_copy(update={"accelerator": accelerator, "devices": 1, "profiler": None})
     trainer = make_trainer(settings, [], [], checkpoint.parent, precision)
     module.to(trainer.strategy.root_device).eval()
+    known: Sequence[Label] | None = None
     answers: list[Answer] = []
     refused: dict[str, str] = {}
     drawn: list[Tensor] = []
@@ -101,7 +103,8 @@ def predict(
         for names, batch in _batches(data, pictures, refused):
             images = as_batch(data, batch.to(module.device))
             probabilities = module(images).float().softmax(1)
-            answers += _answers(names, probabilities, labels(data, probabilities))
+            known = known or labels(data, probabilities)
+            answers += _answers(names, probabilities, known)
             if len(answers) - len(names) < MOST_DRAWN:
                 drawn.append(images.float().cpu())
     images = torch.cat(drawn)[:MOST_DRAWN] if drawn else torch.empty(0)
@@ -196,7 +199,7 @@ def report(predictions: Predictions, form: Literal["table", "json", "csv"], draw
         print(f"predict: {one_line(f'{file}: {reason}')}", file=sys.stderr)
     if not predictions.answers:
         return 2
-    print({"table": _as_table, "json": _as_json, "csv": _as_csv}[form](predictions))
+    print_document({"table": _as_table, "json": _as_json, "csv": _as_csv}[form](predictions))
     if drawing is not None:
         _draw(predictions, drawing)
     return 1 if predictions.refused else 0

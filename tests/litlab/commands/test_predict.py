@@ -138,6 +138,19 @@ def test_draws_what_the_network_sees_and_leaves_nothing_else(tmp_path, a_run, fo
     assert (ended.code, ended.err) == (2, "predict: show=/nowhere/x.png cannot be written: No such file or directory\n")
 
 
+def test_whoever_reads_the_answers_may_stop(tmp_path, a_run, folder):
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    def prepare():
+        os.dup2(writing, 1)
+        sys.stdout = os.fdopen(1, "w")
+
+    ended = run(tmp_path, "predict", f"run={a_run}", f"input={folder}/000*.png", prepare=prepare)
+    os.close(writing)
+    assert (ended.code, ended.err) == (0, "")
+
+
 def test_a_progress_bar_on_a_terminal(tmp_path, a_run, folder):
     ours, theirs = os.openpty()
 
