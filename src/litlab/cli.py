@@ -21,7 +21,6 @@ from omegaconf.errors import OmegaConfBaseException
 from litlab import schema
 from litlab.arguments import given, of_compare, of_predict, of_train
 from litlab.config import check, explain, load, run_config, without
-from litlab.data.pictures import find
 from litlab.errors import TrainingError, UserError, VerificationError
 from litlab.interruption import Interrupted, stop
 from litlab.project import CONFIGS
@@ -151,6 +150,8 @@ def _compare(composed: DictConfig) -> None:
 def _predict(composed: DictConfig) -> None:
     config = check(composed, schema.Predict)
     run, checkpoint, trained = _trained(config.run, config.paths)
+    from litlab.data.pictures import find
+
     pictures = find(config.input)
     from litlab.commands.predict import predict as predict_function
     from litlab.commands.predict import report

@@ -140,15 +140,16 @@ def _verify(own: Answers, written: Answers, tests: Any) -> tuple[int, int, float
     Raises:
         VerificationError: what was written recognises another number, or its outputs are too far from the model's own.
     """
-    images, right, right_written, difference = 0, 0, 0, 0.0
+    images, right, right_written = 0, 0, 0
+    apart: list[Tensor] = []
     for batch in with_progress(tests, len(tests)):
         pixels, truth = _checked(batch)
         ours, theirs = own(pixels), _answers(written, pixels)
         images += len(truth)
         right += int((ours[0].argmax(1) == truth).sum())
         right_written += int((theirs[0].argmax(1) == truth).sum())
-        apart = [float((mine - its).abs().max()) for mine, its in zip(ours, theirs, strict=True)]
-        difference = max(difference, *apart)
+        apart += [(mine - its).abs().max() for mine, its in zip(ours, theirs, strict=True)]
+    difference = float(torch.stack(apart).max())
     if right_written != right or not difference <= CLOSE:  # nor if it is no number
         raise VerificationError(
             f"what was written does not answer as the run's model: of {images} test images {right_written} are right, "

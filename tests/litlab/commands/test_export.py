@@ -17,6 +17,7 @@ from safetensors import safe_open
 
 import litlab.commands.export
 from digits.convnet import ConvNet
+from digits.mnist import MNISTDataModule
 from litlab import load_run
 
 LINES = re.search(
@@ -127,33 +128,46 @@ def copy(a_run, tmp_path):
     return tmp_path / "copy"
 
 
-def spoilt(write):
-    """A writer whose file answers otherwise."""
+def with_few_test_images():
+    def test_dataloader(data):
+        return data._loader(False, torch.arange(1000), 500)
 
-    def spoilt_write(answering, pixels, metadata, file):
-        written = write(answering, pixels, metadata, file)
-        return lambda pixels: [output + 2e-4 for output in written(pixels)]
-
-    return spoilt_write
+    MNISTDataModule.test_dataloader = test_dataloader
 
 
-def failing(write):
-    def failing_write(*arguments):
-        write(*arguments)
-        return lambda pixels: [][len(pixels)]
+SPOILT = {
+    "a little off": (lambda outputs: [output + 2e-4 for output in outputs], "outputs differ by up to 0.0002"),
+    "no numbers": (lambda outputs: [output * torch.nan for output in outputs], "outputs differ by up to nan"),
+    "one image confused": (lambda outputs: [confused(outputs[0]), outputs[1]], "are right, not "),
+    "an error": (lambda outputs: outputs[2], "what was written fails and was removed: list index"),
+}
 
-    return failing_write
+
+def confused(probabilities):
+    """The two highest probabilities of the surest image change places."""
+    surest = probabilities.max(1).values.argmax()
+    order = probabilities[surest].argsort()
+    changed = probabilities.clone()
+    changed[surest, order[-2:]] = probabilities[surest, order[-2:].flip(0)]
+    return changed
 
 
-@pytest.mark.parametrize(("spoil", "reason"), [(spoilt, "outputs differ by up to 0.0002"), (failing, "written fails")])
-def test_what_answers_otherwise_is_removed(tmp_path, copy, spoil, reason):
+@pytest.mark.parametrize("how", SPOILT)
+def test_what_answers_otherwise_is_removed(tmp_path, copy, how):
+    spoil, reason = SPOILT[how]
     place = copy / "export" / "model.safetensors"
     place.parent.mkdir()
     place.write_text("an older one")
 
     def prepare():
-        writers = litlab.commands.export.WRITERS
-        writers["safetensors"] = spoil(writers["safetensors"])
+        with_few_test_images()
+        write = litlab.commands.export.WRITERS["safetensors"]
+
+        def write_spoilt(*arguments):
+            written = write(*arguments)
+            return lambda pixels: spoil(list(written(pixels)))
+
+        litlab.commands.export.WRITERS["safetensors"] = write_spoilt
 
     ended = run(tmp_path, "export", f"run={copy}", "format=safetensors", prepare=prepare)
     assert (ended.code, len(ended.lines()), ended.out) == (1, 1, "")
@@ -171,7 +185,9 @@ def test_it_goes_into_the_runs_folder_but_not_where_a_link_leads(tmp_path, copy)
     assert (ended.code, list(elsewhere.iterdir())) == (2, [])
     assert ended.err == f"export: run={copy}: {copy}/export leads out of the folder, where nothing may be written\n"
     (copy / "export").unlink()
-    ended = run(tmp_path, "export", f"run={copy}/checkpoints/last.ckpt", "format=safetensors")
+    ended = run(
+        tmp_path, "export", f"run={copy}/checkpoints/last.ckpt", "format=safetensors", prepare=with_few_test_images
+    )
     assert (ended.code, ended.err) == (0, "")
     with safe_open(copy / "export" / "model.safetensors", "pt") as file:
         assert file.metadata()["checkpoint"] == "last.ckpt"
