@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -20,9 +20,9 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from litlab.data.memory import InMemoryLoader
 from litlab.data.order import EpochSampler
+from litlab.data.pictures import read
 from litlab.engine.hardware import cores
 from litlab.errors import UserError
-from litlab.refusals import first_lines
 
 AT_ONCE = 256
 """Pictures that are waited for when a signal asks to stop."""
@@ -194,13 +194,9 @@ def _read_all(files: Sequence[Path], size: int, channels: int) -> Iterator[Tenso
 def _read(file: Path, size: int, channels: int) -> Tensor | str:
     """The picture, or why it is none."""
     try:
-        with Image.open(file) as picture:
-            return adapted(picture, size, channels)
-    except UnidentifiedImageError:
-        reason = "its format is unknown"
-    except Exception as error:  # Pillow says with many types that a file is not what it should be
-        reason = first_lines(error)
-    return f"{file} cannot be read as a picture: {reason}; mend or remove it"
+        return adapted(read(file), size, channels)
+    except UserError as error:
+        return f"{file} {error}; mend or remove it"
 
 
 def adapted(picture: Image.Image, size: int, channels: int) -> Tensor:
@@ -208,9 +204,6 @@ def adapted(picture: Image.Image, size: int, channels: int) -> Tensor:
 
     One channel is grey, three are colour; what is transparent becomes white.
     """
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I"):  # 16 bits, of which Pillow would cut off what is above 255
-        picture = Image.fromarray((np.asarray(picture) / 257).clip(0, 255).astype(np.uint8))
     if picture.has_transparency_data:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
     square = ImageOps.fit(picture.convert("L" if channels == 1 else "RGB"), (size, size))
