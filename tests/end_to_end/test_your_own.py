@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import ROOT, SHORT
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from litlab.project import SOURCE
@@ -146,3 +148,26 @@ def test_it_can_be_swept_and_evaluated(project, tmp_path, example):
     evaluated = run(project, "evaluate", f"run={tmp_path}/sweep/0")
     assert evaluated.returncode == 0, evaluated.err
     assert "test/acc" in evaluated.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_it_predicts_and_is_exported(project, tmp_path, example):
+    folder = trained(project, example, tmp_path / "run", "trainer.limit_train_batches=100", "views=none")
+    pictures = np.load(project / "data" / "pictures.npz")
+    for index in range(10):  # of the test set, or of what the arrays were made of
+        picture = pictures["images"][index]
+        Image.fromarray(picture.transpose(1, 2, 0) if example == "arrays" else picture[0]).resize((64, 64)).save(
+            tmp_path / f"{index}.png"
+        )
+    predicted = run(project, "predict", f"run={folder}", f"input={tmp_path}/*.png", "format=json")
+    assert predicted.returncode == 0, predicted.err
+    answers = json.loads(predicted.out)
+    assert [Path(answer["file"]).stem for answer in answers] == [str(index) for index in range(10)]
+    names = list(record(folder)["metrics"]["test_by_class"])
+    word = "digit" if example == "mlp" else "class"
+    right = sum(str(answer[word]) == names[label] for answer, label in zip(answers, pictures["labels"], strict=False))
+    assert right >= 6
+    exported = run(project, "export", f"run={folder}")
+    assert exported.returncode == 0, exported.err
+    assert (folder / "export" / "model.onnx").stat().st_size > 10_000
