@@ -77,12 +77,12 @@ def predict() -> None:
 
 
 def export() -> None:
-    """`export run=FOLDER format=onnx`: one file that answers as the run's model does, without this project."""
+    """`litlab export run=FOLDER format=onnx`: one file that answers as the run's model does, without this project."""
     _run("export", _export)
 
 
 def main() -> None:
-    """`python -m litlab COMMAND [OVERRIDES]`: a command by its name."""
+    """`litlab COMMAND [OVERRIDES]`, or `python -m litlab …`: a command by its name."""
     commands = {command.__name__: command for command in (train, evaluate, reproduce, compare, predict, export)}
     name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
     if name not in commands:

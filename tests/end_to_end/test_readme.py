@@ -47,7 +47,7 @@ def test_the_commands_work(done, line):
     process, runs = done[line]
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
-    number = 2 if "-m" in line else 0 if line.startswith(("predict", "export")) else 1
+    number = 2 if "-m" in line else 0 if line.startswith(("predict", "litlab export")) else 1
     assert [json.loads((run / "run.json").read_text())["status"] for run in runs] == ["done"] * number
 
 
@@ -87,7 +87,7 @@ def test_what_was_trained_is_used(done):
     (last,) = (runs[-1] for line, (_, runs) in done.items() if "sweep=tpe" in line)
     predicted, _ = done["predict run=last input=docs/seven.png"]
     assert predicted.stdout.splitlines()[1].split()[:2] == ["docs/seven.png", "7"]
-    exported, _ = done["export run=last"]
+    exported, _ = done["litlab export run=last"]
     assert exported.stdout.startswith(f"{last}/export/model.onnx: ")
     assert (last / "export" / "model.onnx").stat().st_size > 100_000
 

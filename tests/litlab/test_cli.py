@@ -92,11 +92,18 @@ def test_an_unknown_command_lists_the_commands(command):
 
 
 def test_console_scripts_are_installed():
-    for name in ("train", "evaluate", "reproduce", "compare", "predict", "export"):
+    for name in ("train", "evaluate", "reproduce", "compare", "predict"):
         done = subprocess.run(
             [Path(sys.executable).with_name(name), "--help"], capture_output=True, text=True, timeout=60
         )
         assert done.stdout.startswith(f"{name}: ")
+
+
+def test_a_shell_does_not_take_an_export_for_its_own():
+    litlab = Path(sys.executable).with_name("litlab")
+    done = subprocess.run(["bash", "-c", f"{litlab} export --help"], capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("export: ")
+    assert not Path(sys.executable).with_name("export").exists()  # which would do nothing there, without a word
 
 
 @pytest.fixture(scope="module")
