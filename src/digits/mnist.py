@@ -101,9 +101,7 @@ class MNISTDataModule(LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         """Batches of the training images, in a new order each epoch if `shuffle` is set."""
-        trainer = self.trainer
-        processes, process = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
-        sampler = EpochSampler(len(self.kept), self.seed, self.shuffle, processes, process)
+        sampler = EpochSampler(len(self.kept), self.seed, self.shuffle)
         return self._loader(True, self.kept, self.batch_size, sampler)
 
     def val_dataloader(self) -> Loader | list[Loader]:

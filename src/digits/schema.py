@@ -14,7 +14,7 @@ class MNISTDataModule(Settings):
     dir: AbsolutePath
     """Folder that holds, or will hold, MNIST/raw."""
     batch_size: PositiveInt
-    """Images in a training batch."""
+    """Images in a training batch, of all processes together."""
     eval_batch_size: PositiveInt
     """Images in a validation or test batch; changes speed and memory, not results."""
     val_size: Annotated[NonNegativeInt, Field(lt=60_000)]

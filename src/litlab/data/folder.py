@@ -111,9 +111,7 @@ class FolderDataModule(LightningDataModule):
 
     def train_dataloader(self) -> InMemoryLoader:
         """Batches of the pictures to train on, in a new order each epoch if `shuffle` is set."""
-        trainer = self.trainer
-        processes, process = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
-        sampler = EpochSampler(len(self.kept), self.seed, self.shuffle, processes, process)
+        sampler = EpochSampler(len(self.kept), self.seed, self.shuffle)
         return self._loader(self.kept, self.batch_size, sampler)
 
     def val_dataloader(self) -> InMemoryLoader | list[InMemoryLoader]:

@@ -13,8 +13,8 @@ class InMemoryLoader(Resumable):
 
     Args:
         tensors: the examples' parts, such as images and labels, all of the same length and on the same device.
-        batch_size: examples in a batch; the last batch of an epoch has what is left.
-        sampler: the order of the examples; None keeps theirs.
+        batch_size: examples in a batch, of which each process has its share; an epoch's last one has what is left.
+        sampler: the order of the examples in a training; None keeps theirs, in a validation or a test.
         indices: the examples to take, int64; None takes all.
 
     Raises:
@@ -30,9 +30,10 @@ class InMemoryLoader(Resumable):
         if len(set(lengths)) > 1:
             raise UserError(f"the parts of the examples are of different lengths: {', '.join(map(str, lengths))}")
         self.tensors = tensors
-        self.batch_size: int = batch_size
         self.indices = indices
-        self.sampler = sampler or EpochSampler(len(tensors[0] if indices is None else indices), seed=0, shuffle=False)
+        size = len(tensors[0] if indices is None else indices)
+        self.sampler = sampler or EpochSampler(size, seed=0, shuffle=False, filled=False)
+        self.sampler.share_batches(batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         return self.resumed(self._rest)
@@ -40,9 +41,5 @@ class InMemoryLoader(Resumable):
     def _rest(self) -> Iterator[tuple[Tensor, ...]]:
         order = self.sampler.order()
         examples = (order if self.indices is None else self.indices[order]).to(self.tensors[0].device)
-        for start in range(0, len(examples), self.batch_size):
-            batch = examples[start : start + self.batch_size]
-            yield tuple(tensor[batch] for tensor in self.tensors)
-
-    def __len__(self) -> int:
-        return -(-len(self.sampler) // self.batch_size)
+        for share in self.sampler.shares(examples):
+            yield tuple(tensor[share] for tensor in self.tensors)

@@ -18,9 +18,9 @@ class WorkersLoader(Resumable, DataLoader[Any]):
 
     Args:
         dataset: the examples.
-        batch_size: examples in a batch; the last batch of an epoch has what is left.
+        batch_size: examples in a batch, of which each process has its share; an epoch's last one has what is left.
         num_workers: processes that read ahead; 0 reads in the training's own.
-        sampler: the order of the examples; None keeps theirs.
+        sampler: the order of the examples in a training; None keeps theirs, in a validation or a test.
         pin_memory: whether batches are kept where a GPU can fetch them without waiting.
     """
 
@@ -32,10 +32,13 @@ class WorkersLoader(Resumable, DataLoader[Any]):
         sampler: EpochSampler | None = None,
         pin_memory: bool = False,
     ) -> None:
+        size: int = len(dataset)  # type: ignore[arg-type]
+        order = sampler or EpochSampler(size, seed=0, shuffle=False, filled=False)
+        order.share_batches(batch_size)
         super().__init__(
             dataset,
-            batch_size,
-            sampler=sampler or EpochSampler(len(dataset), seed=0, shuffle=False),  # type: ignore[arg-type]
+            max(1, order.counts(0)[0]),
+            sampler=order,
             num_workers=num_workers,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,

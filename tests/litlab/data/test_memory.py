@@ -1,3 +1,5 @@
+from itertools import chain
+
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
@@ -84,6 +86,23 @@ def test_goes_on_in_the_middle_of_an_epoch(make, done):
     assert numbers(resumed) == whole  # from the beginning
     resumed.sampler.set_epoch(3)
     assert numbers(resumed) == next_epoch
+
+
+@pytest.mark.parametrize("make", [in_memory, by_workers])
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_another_number_of_processes_goes_on_with_the_same_batches(make, processes):
+    whole = numbers(make(EpochSampler(23, seed=5)))
+    stopped = make(EpochSampler(23, seed=5))
+    next(rounds := iter(stopped))
+    next(rounds)
+    together = []
+    for process in range(processes):
+        loader = make(EpochSampler(23, seed=5, processes=processes, process=process))
+        loader.load_state_dict(stopped.state_dict())
+        together.append([numbers([batch])[0][: loader.counts[0]] for batch in loader])
+        assert len(loader) == 6
+    batches = [sorted(chain(*shares)) for shares in zip(*together, strict=True)]
+    assert batches == [sorted(batch) for batch in whole[2:]]
 
 
 def test_a_position_of_another_epoch_is_none():

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from litlab.data.order import EpochSampler
+from litlab.errors import UserError
 
 
 def test_order_is_a_function_of_seed_and_epoch():
@@ -36,17 +37,47 @@ def test_neighbouring_seeds_and_epochs_share_no_order():
     assert len(orders) == 400
 
 
-@pytest.mark.parametrize("size", [12, 13])
-@pytest.mark.parametrize("processes", [2, 3])
-def test_processes_share_an_epoch(size, processes):
-    whole = EpochSampler(size, seed=1).order()
-    parts = [EpochSampler(size, seed=1, processes=processes, process=process) for process in range(processes)]
-    shares = [part.order() for part in parts]
-    assert len({len(share) for share in shares}) == 1  # nobody waits for the others at the end
-    assert [len(part) for part in parts] == [len(share) for share in shares]
-    together = torch.stack(shares, dim=1).flatten()  # the batches of all make one of the whole
-    assert torch.equal(together[:size], whole)
-    assert torch.equal(together[size:], whole[: len(together) - size])
+def shared(size, batch_size, processes, **options):
+    """The samplers of all processes, and a single one's."""
+    made = [EpochSampler(size, 1, processes=processes, process=process, **options) for process in range(processes)]
+    whole = EpochSampler(size, 1, **options)
+    for sampler in (*made, whole):
+        sampler.share_batches(batch_size)
+    return made, whole
+
+
+@pytest.mark.parametrize("skip", [0, 2])
+@pytest.mark.parametrize("size", [24, 23, 22, 17])  # the last batch has 8, 7, 6, 1
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+def test_processes_share_each_batch(size, processes, skip):
+    samplers, whole = shared(size, 8, processes)
+    for sampler in (*samplers, whole):
+        sampler.skip = skip
+    shares = [list(sampler.shares(sampler.order())) for sampler in samplers]
+    batches = list(whole.shares(whole.order()))
+    assert {len(own) for own in shares} == {len(batches)}  # they do each step together
+    for number, batch in enumerate(batches, start=skip):
+        counts = [sampler.counts(number) for sampler in samplers]
+        counted = [own[number - skip][:count] for own, (count, _) in zip(shares, counts, strict=True)]
+        assert sorted(torch.cat(counted).tolist()) == sorted(batch.tolist())
+        assert {all_together for _, all_together in counts} == {len(batch)}
+        assert max(map(len, counted)) - min(map(len, counted)) <= 1
+    filling = [own[-1] for own, (count, _) in zip(shares, counts, strict=True) if count == 0]
+    assert all(share.tolist() == batches[-1][:1].tolist() for share in filling)
+    assert len(filling) == max(0, processes - len(batches[-1]))
+
+
+def test_in_a_validation_nothing_is_there_twice():
+    samplers, whole = shared(17, 8, 2, shuffle=False, filled=False)
+    assert [len(list(sampler)) for sampler in samplers] == [len(sampler) for sampler in samplers] == [9, 8]
+    assert sorted(index for sampler in samplers for index in sampler) == list(range(17))
+    assert {sampler.batches for sampler in (*samplers, whole)} == {3}
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(100, 2), (2, 100)])
+def test_a_batch_without_an_example_for_each_is_refused(size, batch_size):
+    with pytest.raises(UserError, match="a batch of 2 cannot be shared by 3 processes: take larger batches"):
+        shared(size, batch_size, 3)
 
 
 def test_without_shuffle_every_epoch_has_the_examples_order():

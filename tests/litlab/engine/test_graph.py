@@ -127,7 +127,7 @@ def test_batches_that_change_their_shape_are_not_graphed(tmp_path, tape, caplog,
 
     def ragged(loader):
         for number, parts in enumerate(rest(loader)):
-            yield tuple(part[: len(part) - number % 3] for part in parts) if loader.batch_size == 140 else parts
+            yield tuple(part[: len(part) - number % 3] for part in parts) if loader.sampler.batch_size == 140 else parts
 
     monkeypatch.setattr(InMemoryLoader, "_rest", ragged)
     one_by_one = fit(tmp_path, *SETTINGS, steps=1)
