@@ -15,6 +15,8 @@ from conftest import ROOT
 from lightning.pytorch import Callback
 
 import litlab.commands.train
+import litlab.processes
+from digits.mnist import MNISTDataModule
 from litlab import cli
 from litlab.runs import files
 
@@ -76,6 +78,33 @@ class Process:
 def run(folder, command, *arguments, prepare=lambda: None):
     """Run it to its end."""
     return Process(folder, command, *arguments, prepare=prepare).end()
+
+
+def forking_others():
+    """Let the processes that train along be forked, too."""
+    litlab.processes.nursery = lambda: FORK
+
+
+def in_doubles():
+    """Let all be computed with 16 digits, so that two ways to add up are the same but for the last ones."""
+    build, touch = litlab.commands.train.build_module, MNISTDataModule.on_after_batch_transfer
+
+    def doubled(*arguments):
+        images, labels = touch(*arguments)
+        return images.double(), labels
+
+    litlab.commands.train.build_module = lambda config: build(config).double()
+    MNISTDataModule.on_after_batch_transfer = doubled
+
+
+def all_of(*preparations):
+    """What does all that they do."""
+
+    def prepare():
+        for preparation in preparations:
+            preparation()
+
+    return prepare
 
 
 def kill_itself():

@@ -18,10 +18,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from litlab import schema
+from litlab import processes, schema
 from litlab.arguments import given, of_compare, of_predict, of_train
 from litlab.config import check, explain, load, run_config, without
-from litlab.errors import TrainingError, UserError, VerificationError
+from litlab.errors import ProcessLost, TrainingError, UserError, VerificationError
 from litlab.interruption import Interrupted, stop
 from litlab.project import CONFIGS
 from litlab.resume import refuse_traps, resumed_config, run_to_resume
@@ -50,8 +50,25 @@ started = threading.Event()
 def train() -> None:
     """`train [OVERRIDES]`: train, then test the best weights."""
     with _ending("train"):
+        if processes.given().rank > 0:
+            _follow()
+            return
         sys.argv[1:] = of_train(sys.argv[1:])
     _run("train", _train)
+
+
+def _follow() -> None:
+    """Train along with the process that torchrun or srun has started as the first, whose command line counts."""
+    with stop.listening():
+        from litlab.commands.train import follow
+        from litlab.engine.group import follow_given
+
+        try:
+            follow_given(follow)
+        except (UserError, TrainingError):  # of which the first tells
+            sys.exit(1)
+        except Interrupted as error:
+            sys.exit(error.exit_code)
 
 
 def evaluate() -> None:
@@ -102,9 +119,12 @@ def _train(composed: DictConfig) -> None:
         run, own = _resumed(composed, typed)
         folder, changed = run.folder, OmegaConf.to_yaml(own)
     overrides = {key: line.partition("=")[2] for key, line in typed.items() if not key.startswith("resume.")}
+    settings = check(own, schema.Train)
+    if settings.trainer.devices not in (1, -1):
+        processes.nursery()  # imports torch, too, while this process does
     from litlab.commands.train import train as train_function
 
-    train_function(check(own, schema.Train), folder, overrides, resuming=changed is not None, changed=changed)
+    train_function(settings, folder, overrides, resuming=changed is not None, changed=changed)
 
 
 def _resumed(composed: DictConfig, typed: Mapping[str, str]) -> tuple[Run, DictConfig]:
@@ -205,6 +225,8 @@ class CheckFirst(Callback):
             own = without(config, {"hydra"})
             check(own, SCHEMAS[command])
             typed = list(config.hydra.overrides.task)
+            if command != "train":
+                _refuse_several_processes()
             if alone := [text for text in typed if re.match(r"(sweep|launcher)[.=]", text)]:
                 raise UserError(f"{alone[0]}: is for a sweep; add -m, or leave it out")
             if OmegaConf.select(own, "resume.run") is not None:
@@ -214,10 +236,17 @@ class CheckFirst(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Only trainings make a sweep; litlab.sweeps checks their configs."""
-        if (command := kwargs["config_name"]) != "train":
-            with _ending(command):
+        command = kwargs["config_name"]
+        with _ending(command):
+            if command != "train":
                 raise UserError("does one thing at a time: leave out -m")
+            _refuse_several_processes()
         started.set()
+
+
+def _refuse_several_processes() -> None:
+    if processes.given().count > 1:
+        raise UserError("torchrun and srun can start several processes for one training alone: leave them out")
 
 
 def _run(name: str, job: Callable[[DictConfig], Any]) -> None:
@@ -257,7 +286,7 @@ def _ending(name: str) -> Iterator[None]:
         yield
     except (UserError, HydraException, OmegaConfBaseException) as error:
         _leave(name, str(error) if isinstance(error, UserError) else explain(error), 2)
-    except (TrainingError, VerificationError) as error:
+    except (TrainingError, VerificationError, ProcessLost) as error:
         _leave(name, str(error), 1)
     except Interrupted as error:
         _leave(name, f"stopped by {error}", error.exit_code)

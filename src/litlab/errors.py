@@ -15,3 +15,7 @@ class VerificationError(Exception):
 
 class Pruned(Exception):  # noqa: N818 (nothing went wrong)
     """Training that a sweep has given up, because others do better; the message says when."""
+
+
+class ProcessLost(Exception):  # noqa: N818 (likewise, with this process)
+    """Training whose other processes have ended or are out of reach; the commands end with exit code 1."""

@@ -27,18 +27,22 @@ class StopRequest:
     """Whether a signal has asked to stop: the first one at once, or where the training next can; a second one kills.
 
     Attributes:
-        received: the signal.
+        noted: the signal that came.
+        received: the same, once it counts.
         deferred: whether a signal is only noted for now; whoever sets this looks at `received`.
+        shared: whether it counts only once litlab.engine.group has told the other processes of the training.
     """
 
     def __init__(self) -> None:
+        self.noted: signal.Signals | None = None
         self.received: signal.Signals | None = None
-        self.deferred = False
+        self.deferred = self.shared = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Take the signals that come while this lasts; of use in the main thread only."""
-        self.received, self.deferred = None, False
+        self.noted = self.received = None
+        self.deferred = self.shared = False
         before: dict[signal.Signals, Any] = {number: signal.signal(number, self._take) for number in SIGNALS}
         try:
             yield
@@ -47,6 +51,16 @@ class StopRequest:
                 process.kill()  # Python would ask them by SIGTERM, which those of `starting_processes` do not get
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def at_once(self) -> None:
+        """From here on a signal stops this process at once, one that is only noted so far, too.
+
+        Raises:
+            Interrupted: there is one.
+        """
+        self.deferred = self.shared = False
+        self.received = self.received or self.noted
+        self.check()
 
     @contextmanager
     def held_back(self) -> Iterator[None]:
@@ -84,9 +98,11 @@ class StopRequest:
             raise Interrupted(self.received)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            os._exit(Interrupted(self.received).exit_code)  # files are whole at every moment
-        self.received = signal.Signals(number)
+        if self.noted is not None:
+            os._exit(Interrupted(self.noted).exit_code)  # files are whole at every moment
+        self.noted = signal.Signals(number)
+        if not self.shared:
+            self.received = self.noted
         if not self.deferred:
             self.check()
 

@@ -62,7 +62,9 @@ def refuse_traps(folder: Path, asked: str) -> None:
 
 
 def resumed_config(run: Run, composed: DictConfig, overrides: Mapping[str, str]) -> DictConfig:
-    """The run's own config, with those settings that may change: `trainer.max_epochs`, or any by `resume.force=true`.
+    """The run's own config, with those settings that may change, or any by `resume.force=true`.
+
+    These are `trainer.max_epochs`, if it is raised, and `trainer.devices`, which changes the last digits at most.
 
     Args:
         run: what goes on.
@@ -80,13 +82,13 @@ def resumed_config(run: Run, composed: DictConfig, overrides: Mapping[str, str])
     max_epochs = changes.get("trainer.max_epochs", own.trainer.max_epochs)
     raised = own.trainer.max_epochs != -1 and (max_epochs == -1 or max_epochs > own.trainer.max_epochs)
     allowed = {"trainer.max_epochs"} if raised and not own.scheduler else set()
-    refused = [key for key in changes if key not in allowed]
+    refused = [key for key in changes if key not in {*allowed, "trainer.devices"}]
     if refused and not force:
         raise UserError("\n".join(_refusal(key, changes[key], config) for key in refused))
     for part in ("optimizer", "scheduler"):
         if part in changes and _target(changes[part]) != _target(_value(config, part)):
             raise UserError(f"{part}: another one cannot go on with the state of the run's")
-    if run.record.status == "done" and not changes:
+    if run.record.status == "done" and not changes.keys() - {"trainer.devices"}:
         raise UserError(f"resume={run.folder}: this run is done; a higher trainer.max_epochs trains on")
     for key, value in changes.items():
         OmegaConf.update(config, key, value, merge=False)

@@ -94,8 +94,8 @@ class Trainer(Settings):
 
     accelerator: Literal["auto", "cpu", "gpu", "mps"]
     """Kind of device; auto takes a GPU where there is one."""
-    devices: Literal[1] | Annotated[list[NonNegativeInt], Field(min_length=1, max_length=1)]
-    """1 for any one device, [i] for the GPU with that index."""
+    devices: Literal[-1] | PositiveInt | Annotated[list[NonNegativeInt], Field(min_length=1)]
+    """How many train together, each with a process of its own; -1 for all GPUs, [i, …] for those with these indices."""
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
     """Number format of the computation, the weights are kept in 32 bits; auto is bf16-mixed on a CPU made for it."""
     steps_per_execution: PositiveInt
@@ -136,9 +136,13 @@ class Trainer(Settings):
     """Lightning profiler whose report is written into the run's folder when training ends."""
 
     @cross_check(mode="after")
-    def _index_names_a_gpu(self) -> Self:
+    def _devices_are_there(self) -> Self:
         if isinstance(self.devices, list) and self.accelerator == "cpu":
             raise ValueError("trainer.devices as a list names a GPU, but trainer.accelerator is cpu: set devices to 1")
+        if self.devices == -1 and self.accelerator == "cpu":
+            raise ValueError(
+                "trainer.devices=-1 means all GPUs, but trainer.accelerator is cpu: say how many processes"
+            )
         return self
 
     @cross_check(mode="after")

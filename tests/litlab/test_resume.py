@@ -189,6 +189,7 @@ def finished(tmp_path_factory):
     [
         ("plain", [], "resume={folder}: this run is done; a higher trainer.max_epochs trains on"),
         ("plain", ["trainer.max_epochs=1"], "resume={folder}: this run is done; a higher trainer.max_epochs trains on"),
+        ("plain", ["trainer.devices=2"], "resume={folder}: this run is done; a higher trainer.max_epochs trains on"),
         ("plain", ["optimizer.lr=0.5"], "optimizer.lr=0.5: the run has 0.001; leave it out, or resume.force=true"),
         ("plain", ["optimizer=sgd"], "optimizer={{'_target_'"),
         ("plain", ["experiment=best"], "experiment=best: the run goes on with its own config; give single keys"),

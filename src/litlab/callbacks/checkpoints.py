@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Adafactor
 
 from litlab import schema
+from litlab.engine.group import from_first, is_first, place, share_signals
 from litlab.engine.metrics import StepMetrics
 from litlab.errors import TrainingError, UserError
 from litlab.interruption import stop
@@ -112,6 +113,7 @@ class Checkpoints(Checkpoint):
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._newest.items()})
         self.saved_step, self._saved_at = trainer.global_step, time.monotonic()
         self.begun = stop.deferred = True
+        stop.shared = place().count > 1
 
     def steps_until_due(self, step: int) -> float:
         """Steps until the state is to be saved; infinite if that does not go by steps."""
@@ -125,7 +127,7 @@ class Checkpoints(Checkpoint):
             Interrupted: a signal asked for it.
             TrainingError: the loss or a weight is no number; the state is not saved then.
         """
-        if anyway or stop.received or self._is_due(trainer.global_step):
+        if anyway or stop.received or from_first(lambda: self._is_due(trainer.global_step)):
             self._save_state(trainer)
         stop.check()
 
@@ -134,6 +136,8 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """Stop in the middle of a validation, if the state before it is saved: it will be done again."""
         if self.saved_step == trainer.global_step:
+            if batch_idx + 1 < trainer.num_val_batches[dataloader_idx]:  # not every process has the last one
+                share_signals()
             stop.check()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -143,7 +147,8 @@ class Checkpoints(Checkpoint):
         self._require_monitor(trainer)
         metrics, epoch = self.run.record.metrics, trainer.current_epoch
         stage = self.monitor.rpartition("/")[0]
-        measured = {name: value for name, value in numbers(trainer).items() if name.startswith(stage)}
+        newest = from_first(lambda: numbers(trainer))  # all must find the same of them the best
+        measured = {name: value for name, value in newest.items() if name.startswith(stage)}
         metrics.validations.append(Validation(epoch=epoch, step=trainer.global_step, metrics=measured))
         value = measured[self.monitor]
         better = operator.gt if self.settings.mode == "max" else operator.lt
@@ -154,12 +159,11 @@ class Checkpoints(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a signal stops at once: the state is saved."""
-        stop.deferred = False
-        stop.check()
+        stop.at_once()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Likewise; this one is being dealt with."""
-        stop.deferred = False
+        stop.deferred = stop.shared = False
 
     def _is_due(self, step: int) -> bool:
         interval, minutes = self.settings.every_n_steps, self.settings.every_minutes
@@ -175,7 +179,7 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: Trainer, name: str) -> None:
         self._newest = numbers(trainer)
-        rewindable = [logger for logger in trainer.loggers if isinstance(logger, Rewindable)]
+        rewindable = [logger for logger in trainer.loggers if isinstance(logger, Rewindable)] if is_first() else []
         self._positions = {place_of(logger, self.run.folder): logger.position() for logger in rewindable}
         trainer.save_checkpoint(self.run.folder / "checkpoints" / f"{name}.ckpt", weights_only=False)
 

@@ -6,6 +6,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from litlab.callbacks.predictions import Predictions, class_names
+from litlab.engine.group import from_all
 from litlab.runs.run import Run
 
 
@@ -33,7 +34,8 @@ class ClassAccuracy(Predictions):
         """Log them."""
         if self.counts is None:
             return
-        counted = zip(class_names(trainer, len(self.counts)), self.counts.tolist(), strict=True)
+        counts = torch.stack(from_all(self.counts)).sum(0)
+        counted = zip(class_names(trainer, len(counts)), counts.tolist(), strict=True)
         accuracies = {name: hits / images for name, (images, hits) in counted if images}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

@@ -12,6 +12,8 @@ from torch.utils.hooks import RemovableHandle
 class Predictions(Callback):
     """Base of callbacks that look at each answer of a validation or a test, which costs no second pass.
 
+    Of several processes that train together each sees the answers to its own share, and each sees some.
+
     The answers are what `forward` gives: scores (N, classes) for a batch of images and labels (N,). Of a model that
     answers otherwise nothing is seen, and `finish` is not called.
 

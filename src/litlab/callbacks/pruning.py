@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from litlab.engine.group import from_first
 from litlab.errors import Pruned, UserError
 from litlab.runs.run import Run
 
@@ -16,7 +17,7 @@ class Pruning(Callback):
     Args:
         run: the run, whose record has the validations.
         metric: what to report.
-        hopeless: takes a validation's number, from 0, and the metric; says whether to stop.
+        hopeless: takes a validation's number, from 0, and the metric; says whether to stop. The first process asks it.
     """
 
     def __init__(self, run: Run, metric: str, hopeless: Callable[[int, float], bool]) -> None:
@@ -38,5 +39,5 @@ class Pruning(Callback):
             raise UserError(
                 f"sweep.pruner goes by {self.metric}; validation logs {', '.join(sorted(measured)) or 'nothing'}"
             )
-        if self.hopeless(len(validations) - 1, measured[self.metric]):
+        if from_first(lambda: self.hopeless(len(validations) - 1, measured[self.metric])):
             raise Pruned(f"{self.metric} {measured[self.metric]:.4g} after {trainer.global_step} steps")

@@ -70,7 +70,7 @@ class Throughput(Callback):
         images = trainer.fit_loop.epoch_loop.examples - self._images_before
         self.images += images
         self.seconds += self._epoch_seconds
-        pl_module.log("images_per_second", images / self._epoch_seconds)
+        pl_module.log("images_per_second", images / self._epoch_seconds, sync_dist=True)
 
     def _go(self, module: LightningModule) -> None:
         self._since = self._now(module)

@@ -9,6 +9,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,15 +33,17 @@ from litlab.callbacks.pruning import Pruning
 from litlab.callbacks.record import RecordRun
 from litlab.callbacks.throughput import Throughput
 from litlab.components import build
+from litlab.engine.ddp import ExactDDP
+from litlab.engine.group import from_first, is_first, noticing_loss, place, together
 from litlab.engine.hardware import best_precision, use_all_cores
 from litlab.engine.metrics import StepMetrics
 from litlab.engine.steps import execute_steps
-from litlab.errors import TrainingError, UserError
+from litlab.errors import ProcessLost, TrainingError, UserError
 from litlab.interruption import Interrupted
 from litlab.refusals import first_lines
 from litlab.runs.checkpoint import load_weights, read_resumable
 from litlab.runs.files import write_text
-from litlab.runs.run import Run
+from litlab.runs.run import Record, Run
 from litlab.runs.terminal import ending, opening, tensorboard_command
 from litlab.runs.writing import WholeFiles
 
@@ -81,34 +84,77 @@ def train(
         TrainingError: the loss became infinite or no number.
         Pruned: the run is hopeless.
         Interrupted: a signal asked to stop.
+        ProcessLost: another process that trains along has ended.
     """
     run = Run.reopen(folder) if resuming else Run.create(folder, config.seed)
     run.record.overrides |= overrides or {}
-    with run.tracked(), _failing_with_a_hint(run):
-        use_all_cores()
-        seed_everything(config.seed, workers=True, verbose=False)  # before anything is built
-        data: LightningDataModule = build(config.data)
-        module = build_module(config)
-        trainer, checkpoints, overview = set_up(config, run)
-        if hopeless:
-            trainer.callbacks.append(Pruning(run, *hopeless))  # type: ignore[attr-defined]  # the last of all
-        saved = run.last_checkpoint if resuming and run.has_saved() else None
-        with _refusals_are_the_users(), _refusing_to_restore(saved, checkpoints):
+    task = Task(config, folder, run.record, resuming, hopeless[0] if hopeless else None)
+    with run.tracked(), _failing_with_a_hint(run), together(processes_here(config.trainer), task, follow):
+        _train(config, run, resuming, changed, hopeless)
+        log.info("results: %s\ncurves:  %s", folder, tensorboard_command(folder))
+    return run
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the first of several processes tells the others."""
+
+    config: schema.Train
+    folder: Path
+    record: Record
+    resuming: bool
+    pruned_by: str | None
+    """The metric by which the first process may find the run hopeless."""
+
+
+def follow(task: Task) -> None:
+    """Train along with the first process, which alone writes the results and speaks to the user."""
+    logging.disable()
+    warnings.simplefilter("ignore")
+    hopeless = (task.pruned_by, lambda *_: False) if task.pruned_by else None
+    _train(task.config, Run(task.folder, task.record), task.resuming, None, hopeless)
+
+
+def _train(
+    config: schema.Train,
+    run: Run,
+    resuming: bool,
+    changed: str | None,
+    hopeless: tuple[str, Callable[[int, float], bool]] | None,
+) -> None:
+    """What each of the processes does."""
+    use_all_cores()
+    seed_everything(config.seed, workers=True, verbose=False)  # before anything is built
+    data: LightningDataModule = build(config.data)
+    module = build_module(config)
+    trainer, checkpoints, overview = set_up(config, run)
+    if hopeless:
+        trainer.callbacks.append(Pruning(run, *hopeless))  # type: ignore[attr-defined]  # the last of all
+    saved = from_first(lambda: run.last_checkpoint if resuming and run.has_saved() else None)
+    with _refusals_are_the_users(), _refusing_to_restore(saved, checkpoints):
+        if is_first():
             if resuming:
                 take_up(run, trainer.loggers, read_resumable(saved, module) if saved else None)
             else:
                 run.save()
             if changed is not None:
-                write_text(folder / "config.yaml", changed)
+                write_text(run.folder / "config.yaml", changed)
             log.info(opening(run, sum(weight.numel() for weight in module.parameters() if weight.requires_grad)))
-        with overview.closing():
-            with _refusals_are_the_users(), _refusing_to_restore(saved, checkpoints):
-                trainer.fit(module, datamodule=data, ckpt_path=saved)
-            if config.test:
+    with overview.closing():
+        with _refusals_are_the_users(), _refusing_to_restore(saved, checkpoints), noticing_loss():
+            trainer.fit(module, datamodule=data, ckpt_path=saved)
+        if config.test:
+            if is_first():  # DDP hands its weights to the others
                 load_weights(module, run.best_checkpoint())
+            with noticing_loss():
                 test(run, trainer, module, data)
-        log.info("results: %s\ncurves:  %s", folder, tensorboard_command(folder))
-    return run
+
+
+def processes_here(config: schema.Trainer) -> int:
+    """How many processes train together on this machine, if nobody has started them: one a device."""
+    if isinstance(config.devices, list):
+        return len(config.devices)
+    return config.devices if config.devices > 0 else max(1, torch.cuda.device_count())
 
 
 def set_up(config: schema.Train, run: Run) -> tuple[Trainer, Checkpoints, Overview]:
@@ -116,8 +162,8 @@ def set_up(config: schema.Train, run: Run) -> tuple[Trainer, Checkpoints, Overvi
     metrics = StepMetrics(config.trainer.on_nan == "skip")  # the first, so that the others find what it gathers
     throughput, checkpoints = Throughput(), Checkpoints(run, config, metrics)
     overview = Overview(run)
-    results = [throughput, RecordRun(run, throughput, metrics), ClassAccuracy(run), overview]
-    own = [ClassCount(config.model), *results, progress(), checkpoints]
+    first = [RecordRun(run, throughput, metrics), overview, progress()] if is_first() else []
+    own = [ClassCount(config.model), throughput, ClassAccuracy(run), *first, checkpoints]
     chosen = map(build, [*config.callbacks.values(), *config.views.values()])
     trainer = make_trainer(
         config.trainer,
@@ -183,12 +229,16 @@ def make_trainer(
     Where the config leaves the choice, `precision` is the number format that was chosen before.
     """
     settings = config.model_dump(exclude={"steps_per_execution", "on_nan"})
+    if place().count > 1:
+        settings |= {"strategy": ExactDDP(), "num_nodes": place().count // place().local_count}
+        if not isinstance(config.devices, list):
+            settings["devices"] = place().local_count
     if config.precision == "auto":
         settings["precision"] = precision or best_precision(config.accelerator)
-    if config.profiler:
+    if config.profiler and is_first():
         settings["profiler"] = PROFILERS[config.profiler](dirpath=folder, filename="profile")
     with _refusals_are_the_users():
-        return Trainer(
+        trainer = Trainer(
             **settings,
             callbacks=callbacks,
             logger=logger,
@@ -197,6 +247,9 @@ def make_trainer(
             enable_model_summary=False,
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         )
+    if place().count > 1:  # Lightning's handler of SIGTERM waits for the other processes, wherever this one is
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
 
 
 def test(run: Run, trainer: Trainer, module: LightningModule, data: LightningDataModule) -> None:
@@ -211,7 +264,8 @@ def describe(trainer: Trainer) -> str:
     device = trainer.strategy.root_device
     is_cuda = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if is_cuda else f"{platform.machine()}, {torch.get_num_threads()} threads"
-    return f"{device} ({name}, {trainer.precision})"
+    several = f"{trainer.world_size} processes, each on " if trainer.world_size > 1 else ""
+    return f"{several}{device} ({name}, {trainer.precision})"
 
 
 def note_device(run: Run, trainer: Trainer) -> None:
@@ -245,6 +299,8 @@ def _failing_with_a_hint(run: Run) -> Iterator[None]:
     except Interrupted as error:
         log.info("stopped by %s; to go on: %s", error, run.resume_command)
         raise
+    except ProcessLost as error:
+        raise ProcessLost(f"{error}; what was saved is whole, go on with: {run.resume_command}") from error
     except TrainingError as error:
         kept = f"the last good checkpoint is {run.last_checkpoint}" if run.last_checkpoint.exists() else "none was kept"
         hint = "try a lower optimizer.lr, trainer.gradient_clip_val, or trainer.on_nan=skip"

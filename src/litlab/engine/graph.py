@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
+from litlab.engine.group import place
 from litlab.engine.metrics import Gathered, StepMetrics
 from litlab.engine.nonfinite import drops_on_device
 from litlab.engine.optimization import Batch, DirectOptimization
@@ -120,6 +121,7 @@ class GraphedOptimization(DirectOptimization):
         return (
             CudaGraph.obstacle(self.trainer.strategy.root_device)
             or self.detour
+            or ("several processes train together" if place().count > 1 else None)
             or self.metrics.obstacle
             or self._waits(optimizer)
             or (f"a batch holds a {type(unknown[0]).__name__}" if unknown else None)

@@ -7,14 +7,20 @@ from typing import Any
 
 import torch
 
+from litlab.engine.group import place
+
+THREADS = torch.get_num_threads()
+"""As many as PyTorch takes by itself: it counts no hyper-threads."""
+
 
 def use_all_cores() -> None:
     """Let PyTorch use the cores that this process really has, unless OMP_NUM_THREADS says how many.
 
-    A container's share of the machine is a quota of time, which PyTorch does not look at.
+    A container's share of the machine is a quota of time, which PyTorch does not look at. Processes that train together
+    on this machine share the cores.
     """
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(min(cores(), torch.get_num_threads()))  # by itself PyTorch counts no hyper-threads
+        torch.set_num_threads(max(1, min(cores(), THREADS) // place().local_count))
 
 
 def cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.apply_func import apply_to_collection
-from torch import Tensor
+from torch import Tensor, distributed
 from torchmetrics import Metric
 
+from litlab.engine import group
 from litlab.errors import TrainingError, UserError
 
 log = logging.getLogger(__name__)
@@ -53,17 +54,22 @@ class Gathered:
     """
 
     numbers: dict[str, float]
-    weights: dict[str, int]
+    weights: dict[str, float]
     names: tuple[str, ...]
     values: Tensor
 
 
 @dataclass
 class Step:
-    """A batch that is done; with accumulated gradients only some end with a step of the optimizer."""
+    """A batch that is done; with accumulated gradients only some end with a step of the optimizer.
+
+    Attributes:
+        share: how many of the batch's examples are this process's.
+    """
 
     index: int
     batch_size: int
+    share: int
     stepped: bool
     gathered: Gathered
 
@@ -71,9 +77,11 @@ class Step:
 class Transfer:
     """The values of some steps, on their way from the device."""
 
-    def __init__(self, steps: list[Step]) -> None:
+    def __init__(self, steps: list[Step], places: dict[str, Place]) -> None:
         self.steps = steps
         values = torch.cat([step.gathered.values for step in steps if step.gathered.names] or [torch.empty(0)])
+        if group.place().count > 1:
+            values, self.steps = _of_all_processes(values, steps, places)
         self.values = values.to("cpu", non_blocking=True)
         self.arrived: Any = torch.cuda.Event() if values.is_cuda else None  # type: ignore[no-untyped-call]
         if self.arrived is not None:
@@ -113,11 +121,11 @@ class StepMetrics(Callback):
         self.skipped = 0
         self.obstacle: str | None = None
         self._logged: dict[str, Tensor | float] = {}
-        self._weights: dict[str, int] = {}
+        self._weights: dict[str, float] = {}
         self._places: dict[str, Place] = {"learning_rate": Place(), "gradient_norm": Place()}
         self._steps: list[Step] = []
         self._transfers: deque[Transfer] = deque()
-        self._epoch: dict[str, tuple[float, int]] = {}
+        self._epoch: dict[str, tuple[float, float]] = {}
         self._metrics: dict[str, tuple[str, Metric]] = {}
         self._restored: dict[str, dict[str, Any]] = {}
 
@@ -128,7 +136,7 @@ class StepMetrics(Callback):
             "places": {name: asdict(place) for name, place in self._places.items()},
             "epoch": {name: list(total) for name, total in self._epoch.items()},
             "metrics": {
-                name: {"path": path, "state": metric.metric_state, "updates": metric._update_count}
+                name: {"path": path, "state": _state(metric), "updates": metric._update_count}
                 for name, (path, metric) in self._metrics.items()
             },
         }
@@ -146,7 +154,7 @@ class StepMetrics(Callback):
             metric = pl_module.get_submodule(kept["path"])
             if not isinstance(metric, Metric) or kept["state"].keys() != metric.metric_state.keys():
                 raise UserError(f"the checkpoint is of another module: {kept['path']} is not its metric")
-            for key, value in kept["state"].items():
+            for key, value in kept["state"].items() if group.is_first() else ():  # it is that of all processes
                 setattr(metric, key, apply_to_collection(value, Tensor, Tensor.to, device=pl_module.device))
             metric._update_count = kept["updates"]
             self._metrics[name] = kept["path"], metric
@@ -173,16 +181,19 @@ class StepMetrics(Callback):
         logged, self._logged = self._logged, {}
         if loss is not None:
             logged[LOSS] = loss
+        if group.place().count > 1:  # plain numbers are to be brought together, too
+            device = next((value.device for value in logged.values() if isinstance(value, Tensor)), None)
+            logged = {name: torch.as_tensor(value, device=device) for name, value in logged.items()}
         tensors = {name: value for name, value in logged.items() if isinstance(value, Tensor)}
         values = torch.stack([value.float().squeeze() for value in tensors.values()]) if tensors else torch.empty(0)
-        numbers = {name: value for name, value in logged.items() if not isinstance(value, Tensor)}
+        numbers = {name: float(value) for name, value in logged.items() if name not in tensors}
         weights, self._weights = self._weights, {}
         return Gathered(numbers, weights, tuple(tensors), values)
 
-    def add(self, index: int, batch_size: int, stepped: bool, learning_rate: float, gathered: Gathered) -> None:
-        """Count a batch as done; it was part of the step with this index, the first being 0, or ended it."""
-        numbers = {"learning_rate": learning_rate, **gathered.numbers}
-        self._steps.append(Step(index, batch_size, stepped, replace(gathered, numbers=numbers)))
+    def add(self, step: Step, learning_rate: float) -> None:
+        """Count a batch as done; it was part of the step with its index, the first being 0, or ended it."""
+        numbers = {"learning_rate": learning_rate, **step.gathered.numbers}
+        self._steps.append(replace(step, gathered=replace(step.gathered, numbers=numbers)))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -211,6 +222,8 @@ class StepMetrics(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write what there is: it shows what led there."""
+        if group.place().count > 1:
+            return  # it takes all processes, and the others may have had no error
         with suppress(RuntimeError, OSError, TrainingError):  # of a device or a disk, say; the first error counts
             self.write(trainer)
 
@@ -221,10 +234,11 @@ class StepMetrics(Callback):
             TrainingError: the loss of one is no number.
         """
         if self._steps:
-            self._transfers.append(Transfer(self._steps))
+            self._transfers.append(Transfer(self._steps, self._places))
             self._steps = []
         newest: dict[str, float] = {}
-        while self._transfers and (wait or self._transfers[0].done()):
+        each = wait or group.place().count > 1  # what one process notices now, all do
+        while self._transfers and (each or self._transfers[0].done()):
             for step, values in self._transfers.popleft().read():
                 if self._has_finite_loss(step, values):
                     self._write_step(trainer, step, values)
@@ -284,14 +298,15 @@ class StepMetrics(Callback):
         elif value is not None:
             self._logged[name] = float(value)
             self.obstacle = f"{name} is logged as a number that Python knows, which a graph would not change"
-        if others.get("batch_size"):
+        if others.get("batch_size") is not None:
             self._weights[name] = others["batch_size"]
 
     def _log_epoch(self, module: LightningModule, name: str, value: Tensor | Metric) -> None:
         place = self._places[name]
-        module.log(place.name(name, "epoch"), value, prog_bar=place.prog_bar, logger=place.logger, batch_size=1)
+        log = partial(module.log, value=value, batch_size=1, reduce_fx="max", sync_dist=True)  # all have the same
+        log(place.name(name, "epoch"), prog_bar=place.prog_bar, logger=place.logger)
         if place.suffixes:  # what a callback monitors has no suffix
-            module.log(name, value, logger=False, batch_size=1)
+            log(name, logger=False)
 
     def _write_step(self, trainer: Trainer, step: Step, values: dict[str, float]) -> None:
         curves: dict[str, float] = {"epoch": trainer.current_epoch}
@@ -305,7 +320,7 @@ class StepMetrics(Callback):
             for logger in trainer.loggers:
                 logger.log_metrics(curves, step=step.index)
 
-    def _accumulate(self, name: str, value: float, weight: int) -> None:
+    def _accumulate(self, name: str, value: float, weight: float) -> None:
         """Add a step's value to those of its epoch."""
         reduction = self._places[name].reduction
         value = value * weight if reduction == "mean" else value
@@ -313,6 +328,47 @@ class StepMetrics(Callback):
             before, weight_before = self._epoch[name]
             value, weight = REDUCTIONS[reduction](before, value), weight_before + weight
         self._epoch[name] = value, weight
+
+
+def _of_all_processes(values: Tensor, steps: list[Step], places: dict[str, Place]) -> tuple[Tensor, list[Step]]:
+    """What the processes have logged in the same steps, as if one had seen all examples; the steps with all weights."""
+    logged = [(step, name) for step in steps for name in step.gathered.names]
+    weights = values.new_tensor([step.gathered.weights.get(name, step.share) for step, name in logged])
+    own = torch.stack([values, weights])
+    everyones = [torch.empty_like(own) for _ in range(group.place().count)]
+    with group.noticing_loss():
+        distributed.all_gather(everyones, own)
+    all_values, all_weights = torch.stack(everyones, dim=1)
+    counted = all_weights > 0
+    reduced = {
+        "mean": (all_values * all_weights).sum(0) / all_weights.sum(0),
+        "sum": all_values.where(counted, 0).sum(0),
+        "max": all_values.where(counted, -torch.inf).amax(0),
+        "min": all_values.where(counted, torch.inf).amin(0),
+    }
+    kinds = [list(reduced).index(places[name].reduction if name in places else "mean") for _, name in logged]
+    chosen = (
+        torch.stack(list(reduced.values())).gather(0, torch.tensor([kinds], device=values.device)) if kinds else own
+    )
+    return chosen[0], _with_all_weights(steps)
+
+
+def _with_all_weights(steps: list[Step]) -> list[Step]:
+    """The steps with the sums of the weights that each process has given."""
+    if not any(step.gathered.weights for step in steps):
+        return steps
+    everyones = group.from_all([step.gathered.weights for step in steps])
+    sums = [{name: sum(own[name] for own in owns) for name in owns[0]} for owns in zip(*everyones, strict=True)]
+    return [
+        replace(step, gathered=replace(step.gathered, weights=weights))
+        for step, weights in zip(steps, sums, strict=True)
+    ]
+
+
+def _state(metric: Metric) -> dict[str, Any]:
+    """What the metric has counted, in all processes."""
+    with metric.sync_context():
+        return metric.metric_state
 
 
 def _path(metric: Metric, module: LightningModule) -> str | None:

@@ -1,12 +1,13 @@
 """Batches whose loss is no number."""
 
-import math
 from collections.abc import Callable
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.optim import Optimizer
+
+from litlab.engine.group import noticing_loss, place
 
 
 class Dropping:
@@ -25,13 +26,16 @@ class Dropping:
 
     def backward(self, loss: Tensor, backward: Callable[[Tensor], None]) -> None:
         """Compute the gradients by `backward`, unless the batch is dropped."""
+        lost = (~loss.detach().isfinite()).int()
+        if place().count > 1:  # what one process drops, all do
+            with noticing_loss():
+                distributed.all_reduce(lost, distributed.ReduceOp.MAX)
         if self.on_device:  # without waiting: a fused optimizer asks the device itself
-            lost = ~loss.detach().isfinite()
             self.optimizer.found_inf = lost.float()  # type: ignore[attr-defined]
             for buffer, before in self.buffers:
-                buffer.copy_(torch.where(lost, before, buffer))
+                buffer.copy_(torch.where(lost.bool(), before, buffer))
             backward(loss)
-        elif math.isfinite(loss.item()):
+        elif not lost:
             backward(loss)
         else:  # without gradients an optimizer does nothing
             for buffer, before in self.buffers:

@@ -10,14 +10,16 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.profilers import PassThroughProfiler
-from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from litlab.engine.metrics import Gathered, StepMetrics
+from litlab.engine.group import place
+from litlab.engine.metrics import Gathered, Step, StepMetrics
 from litlab.engine.nonfinite import Dropping
+from litlab.errors import UserError
 
 Batch = OrderedDict[str, Any]
 """The arguments of `training_step`."""
@@ -42,7 +44,8 @@ class LoggedOptimization(_AutomaticOptimization):
         outputs, gathered = self.execute(optimizer, batch_idx, kwargs)
         loop = self.trainer.fit_loop.epoch_loop
         stepped = not loop._should_accumulate()
-        self.metrics.add(loop._batches_that_stepped, loop.batch_size, stepped, learning_rate, gathered)
+        step = Step(loop._batches_that_stepped, loop.batch_size, loop.share, stepped, gathered)
+        self.metrics.add(step, learning_rate)
         return outputs
 
     def execute(self, optimizer: Optimizer, batch_idx: int, kwargs: Batch) -> tuple[dict[str, Any], Gathered]:
@@ -62,8 +65,10 @@ class LoggedOptimization(_AutomaticOptimization):
             dropping = Dropping(self.trainer.lightning_module, optimizer, accumulates)
             backward = partial(dropping.backward, backward=backward)
 
+        weight = self.trainer.fit_loop.epoch_loop.weight
+
         def noting_norm(loss: Tensor) -> None:
-            backward(loss)
+            backward(loss if weight == 1 else loss * weight)
             norm = gradient_norm(optimizer)
             self.metrics.note("gradient_norm", norm / scaler._get_scale_async() if scaler else norm)
 
@@ -97,9 +102,10 @@ class DirectOptimization(LoggedOptimization):
         backward = self.backward_of(optimizer, module.backward)
         with self.metrics.collecting(module):
             module._current_fx_name = "training_step"  # where `self.log` is called from
-            with trainer.precision_plugin.train_step_context():
-                output = module.training_step(*kwargs.values())
+            output = trainer.strategy.training_step(*kwargs.values())
             module._current_fx_name = None
+            if output is None and place().count > 1:
+                raise UserError("training_step has returned None: one of several processes cannot leave a batch out")
             result = self.output_result_cls.from_training_step_output(output, 1)
             optimizer.zero_grad()
             if result.closure_loss is not None:
@@ -120,8 +126,8 @@ def gradient_norm(optimizer: Optimizer) -> Tensor:
 
 def _detour(trainer: Trainer) -> str | None:
     """Why a step takes more than forward, backward and optimizer step, if so."""
-    if not isinstance(trainer.strategy, SingleDeviceStrategy):
-        return "several processes train together"
+    if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+        return f"{type(trainer.strategy).__name__} may have other steps"
     if trainer.accumulate_grad_batches > 1:
         return "trainer.accumulate_grad_batches is not 1"
     plugin = trainer.precision_plugin

@@ -25,7 +25,9 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor
 
+from litlab.data.order import Resumable
 from litlab.engine.graph import GraphedOptimization
+from litlab.engine.group import from_all, place, share_signals
 from litlab.engine.metrics import StepMetrics
 from litlab.engine.optimization import DirectOptimization, LoggedOptimization
 from litlab.engine.random_state import random_state, set_random_state
@@ -76,7 +78,9 @@ class ExecutionLoop(_TrainingEpochLoop):
     """Lightning's loop over an epoch, several steps a turn.
 
     Attributes:
-        examples: how many examples were trained on.
+        examples: how many examples were trained on, by all processes together.
+        batch_size: how many of them the newest batch has, and `share` how many of these are this process's.
+        weight: what its loss is multiplied by so that the mean over the processes is that over the examples.
         resumes_after_step: whether this training goes on after a step, with all that follows it still to be done.
     """
 
@@ -88,21 +92,23 @@ class ExecutionLoop(_TrainingEpochLoop):
         optimization = LoggedOptimization if steps_per_execution == 1 else GraphedOptimization
         self.automatic_optimization = optimization(trainer, metrics)
         self.checkpoints = checkpoints
-        self.examples, self.batch_size = 0, 1
+        self.examples, self.batch_size, self.share, self.weight = 0, 1, 1, 1.0
         self.resumes_after_step = False
         self._is_after_step = False
         self._random: dict[str, Any] = {}
 
     def on_save_checkpoint(self) -> dict[str, Any]:
         """Lightning's state, and what an exact continuation takes besides."""
-        own = {"after_step": self._is_after_step, "examples": self.examples, "random": random_state()}
+        own = {"after_step": self._is_after_step, "examples": self.examples, "random": from_all(random_state())}
         return {**super().on_save_checkpoint(), **own}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         """The reverse."""
         super().on_load_checkpoint(state_dict)
         self.resumes_after_step = state_dict["after_step"]
-        self.examples, self._random = state_dict["examples"], state_dict["random"]
+        self.examples, states = state_dict["examples"], state_dict["random"]
+        # A process that there was not then draws on from its own seed.
+        self._random = states[place().rank] if place().rank < len(states) else random_state()
         set_random_state(self._random)  # now, to see that it can be done; and again when the training goes on
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
@@ -134,9 +140,11 @@ class ExecutionLoop(_TrainingEpochLoop):
         if not self.restarting:  # otherwise Lightning first sorts out where it was
             for _ in range(self._steps_until_due() - 1):
                 self._step(data_fetcher)
+                share_signals()
                 if stop.received:
                     break
         super().advance(data_fetcher)
+        share_signals()
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
         """Save the state of the training if that is due, and do what else follows a step."""
@@ -150,6 +158,9 @@ class ExecutionLoop(_TrainingEpochLoop):
         elif stop.received:  # Lightning would stop here, where gradients are not all there
             self.trainer._signal_connector.received_sigterm = False
         super().on_advance_end(data_fetcher)
+
+    def _broadcast_sigterm_tensor(self) -> None:
+        """Lightning's way of telling the other processes of a signal, which waits for them; see `share_signals`."""
 
     def _obstacle(self, data_fetcher: _DataFetcher) -> str | None:
         module = self.trainer.lightning_module
@@ -210,7 +221,12 @@ class ExecutionLoop(_TrainingEpochLoop):
 
     def _build_kwargs(self, kwargs: OrderedDict[str, Any], batch: Any, batch_idx: int) -> OrderedDict[str, Any]:
         with suppress(MisconfigurationException):  # in a batch of an unknown kind nothing can be counted
-            self.batch_size = extract_batch_size(batch)
+            self.share = extract_batch_size(batch)
+        processes = place().count
+        self.batch_size = self.share * processes
+        if processes > 1 and isinstance(loader := self.trainer.train_dataloader, Resumable):
+            self.share, self.batch_size = loader.counts
+            self.weight = self.share * processes / self.batch_size
         self.examples += self.batch_size  # every batch passes here
         kwargs["batch"] = batch
         if self._takes_index:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 from filelock import FileLock, Timeout
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, ValidationError
 
-from litlab.errors import Pruned, UserError
+from litlab.errors import ProcessLost, Pruned, UserError
 from litlab.interruption import Interrupted
 from litlab.project import SOURCE
 from litlab.runs.files import read_text, write_text
@@ -292,8 +292,8 @@ class Run:
             yield
         except BaseException as error:
             with suppress(OSError):  # of a folder that has vanished, say: the first error counts
-                if isinstance(error, Interrupted | Pruned):
-                    self.end("interrupted" if isinstance(error, Interrupted) else "pruned", str(error))
+                if isinstance(error, Interrupted | ProcessLost | Pruned):
+                    self.end("pruned" if isinstance(error, Pruned) else "interrupted", str(error))
                 elif self.record.status == "running":  # and not one that could not even go on
                     self.end("failed", f"{type(error).__name__}: {error}")
             raise

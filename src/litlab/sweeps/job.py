@@ -6,7 +6,7 @@ from pathlib import Path
 
 from litlab import schema
 from litlab.config import load
-from litlab.errors import Pruned, TrainingError, UserError
+from litlab.errors import ProcessLost, Pruned, TrainingError, UserError
 from litlab.job_log import log_into
 from litlab.sweeps.space import Params
 
@@ -52,7 +52,7 @@ def run(job: Job) -> str | None:
         train(config, job.folder, job.params, resuming=resuming, hopeless=hopeless)
     except Pruned as reason:
         log.info("pruned: %s", reason)
-    except (UserError, TrainingError) as error:
+    except (UserError, TrainingError, ProcessLost) as error:
         log.error("%s", error)  # noqa: TRY400 (it says all)
         return str(error)
     except Exception as error:

@@ -8,13 +8,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, Protocol
 
 from litlab.interruption import Interrupted, stop
+from litlab.processes import nursery
 from litlab.sweeps.job import Job, run
 
 
@@ -68,9 +68,7 @@ class Local:
 
     def run(self, jobs: Iterator[Job]) -> Iterator[Ended]:
         """See Launcher."""
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["litlab.commands.train"])
-        resource_tracker.ensure_running()  # which lets signals through when it starts: not while the jobs' server does
+        context = nursery()
         free = self._slots()
         running: dict[Any, tuple[ForkServerProcess, Job, Slot]] = {}
         try:

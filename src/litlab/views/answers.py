@@ -31,6 +31,10 @@ class AnswersView(Predictions):
         self.seen = self._restored = True
         setattr(self, self.keeps, state_dict["seen"])
 
+    def gather(self) -> None:
+        """Take what the other processes have seen, too."""
+        raise NotImplementedError
+
     def draw(self, writer: SummaryWriter, trainer: Trainer, stage: str) -> None:
         """Draw what was seen."""
         raise NotImplementedError
@@ -38,6 +42,7 @@ class AnswersView(Predictions):
     def finish(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Draw the test."""
         self._restored = False
+        self.gather()
         if stage == "test":
             self._draw(trainer, stage)
 

@@ -8,8 +8,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 
 def writers(trainer: Trainer) -> list[SummaryWriter]:
-    """TensorBoard's, among a trainer's loggers; there may be none."""
-    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    """TensorBoard's, among a trainer's loggers; there may be none, and there are in the first process alone."""
+    loggers = trainer.loggers if trainer.is_global_zero else []
+    return [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
 
 
 class DrawnOnce(Callback):

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from litlab.callbacks.predictions import class_names
+from litlab.engine.group import from_all
 from litlab.views.answers import AnswersView
 from litlab.views.figures import WIDTH
 
@@ -29,6 +30,11 @@ class ConfusionMatrix(AnswersView):
         if self.counts is None:
             self.counts = torch.zeros(classes * classes, device=scores.device)
         self.counts.index_add_(0, labels * classes + scores.argmax(1), torch.ones_like(labels, dtype=torch.float32))
+
+    def gather(self) -> None:
+        """Add up the counts of all processes."""
+        if self.counts is not None:
+            self.counts = torch.stack(from_all(self.counts)).sum(0)
 
     def draw(self, writer: SummaryWriter, trainer: Trainer, stage: str) -> None:
         """Draw the counts."""

@@ -7,6 +7,7 @@ from torch.nn import functional
 from torch.utils.tensorboard import SummaryWriter
 
 from litlab.callbacks.predictions import class_names, colours
+from litlab.engine.group import from_all
 from litlab.views.answers import AnswersView
 from litlab.views.figures import tiles
 
@@ -32,8 +33,14 @@ class Mistakes(AnswersView):
         losses = functional.cross_entropy(scores, labels, reduction="none")
         losses = losses.where(scores.argmax(1) != labels, -torch.inf)
         parts = [losses, images, labels, scores]
-        if self.worst:
-            parts = [torch.cat(pair) for pair in zip(self.worst, parts, strict=True)]
+        self._keep(*([self.worst, parts] if self.worst else [parts]))
+
+    def gather(self) -> None:
+        """Keep the worst of all processes."""
+        self._keep(*from_all(self.worst))
+
+    def _keep(self, *found: list[Tensor]) -> None:
+        parts = [torch.cat(part) for part in zip(*found, strict=True)]
         chosen = parts[0].topk(min(self.images, len(parts[0]))).indices
         self.worst = [part[chosen] for part in parts]
 

@@ -1,11 +1,14 @@
 """How precision and recall are traded."""
 
+from itertools import chain
+
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from litlab.callbacks.predictions import class_names
+from litlab.engine.group import from_all
 from litlab.views.answers import AnswersView
 
 
@@ -28,6 +31,10 @@ class PRCurves(AnswersView):
     def see(self, images: Tensor, labels: Tensor, scores: Tensor) -> None:
         """Keep the probabilities."""
         self.answers.append((labels, scores.softmax(1)[:, : self.classes]))
+
+    def gather(self) -> None:
+        """Take those of all processes."""
+        self.answers = list(chain.from_iterable(from_all(self.answers)))
 
     def draw(self, writer: SummaryWriter, trainer: Trainer, stage: str) -> None:
         """Draw a curve for each class."""

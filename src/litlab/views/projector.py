@@ -1,6 +1,7 @@
 """How the network sees images: what lies near what."""
 
 import math
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.nn import functional
 from torchvision.utils import save_image
 
 from litlab.callbacks.predictions import class_names, colours, features_of, is_classified
+from litlab.engine.group import from_all, place
 from litlab.runs.files import replacing, write_text
 from litlab.views.board import writers
 
@@ -36,7 +38,8 @@ class Projector(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
     ) -> None:
         """Keep the batch while there are too few."""
-        if is_classified(batch) and sum(len(labels) for _, labels in self.batches) < self.images:
+        shown = place().count * sum(len(labels) for _, labels in self.batches)
+        if is_classified(batch) and shown < self.images:
             self.batches.append((batch[0], batch[1]))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -44,9 +47,10 @@ class Projector(Callback):
         features = features_of(pl_module)
         if features is None or not self.batches:
             return
-        images, labels = (torch.cat(parts)[: self.images] for parts in zip(*self.batches, strict=True))
+        in_order = chain.from_iterable(zip_longest(*from_all(self.batches)))  # as the processes have shared them out
+        images, labels = (torch.cat(parts)[: self.images] for parts in zip(*filter(None, in_order), strict=True))
         with torch.no_grad():
-            points = features(images).flatten(1)
+            points = features(images.to(pl_module.device)).flatten(1)
         names = class_names(trainer, int(labels.max()) + 1)
         for writer in writers(trainer):
             write(Path(writer.log_dir), points, [names[label] for label in labels.tolist()], images)

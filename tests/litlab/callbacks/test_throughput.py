@@ -15,7 +15,7 @@ class Module:
     def __init__(self):
         self.logged = []
 
-    def log(self, name, value):
+    def log(self, name, value, sync_dist):
         self.logged.append((name, value))
 
 

@@ -30,9 +30,9 @@ def test_the_users_number_of_threads_wins(monkeypatch):
     use_all_cores()
     assert chosen == []
     monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 12)
+    monkeypatch.setattr(hardware, "THREADS", 12)
     use_all_cores()
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)  # PyTorch leaves hyper-threads alone
+    monkeypatch.setattr(hardware, "THREADS", 4)  # PyTorch leaves hyper-threads alone
     use_all_cores()
     assert chosen == [7, 4]
 

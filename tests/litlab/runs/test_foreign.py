@@ -183,7 +183,7 @@ OF_LAST = {
     "callbacks that are a list": lambda content: content.update(callbacks=[]),
     "loggers of another kind": lambda content: content["callbacks"]["Checkpoints"].update(loggers=3),
     "metrics of another kind": lambda content: content["callbacks"]["Checkpoints"].update(metrics={"best": 3}),
-    "random states of another size": lambda content: loop_state(content)["random"].update(torch=torch.zeros(3).byte()),
+    "random states of other size": lambda content: loop_state(content)["random"][0].update(torch=torch.zeros(3).byte()),
     "no random states": lambda content: loop_state(content).pop("random"),
     "no version": lambda content: content.pop("pytorch-lightning_version"),
     "seconds that are a word": lambda content: content["callbacks"]["Throughput"].update(seconds="long"),

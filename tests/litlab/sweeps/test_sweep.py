@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from conftest import SHORT
-from processes import Process, at, contents, run
+from processes import Process, at, contents, forking_others, run
 
 import litlab.sweeps.launchers
+import litlab.sweeps.study
 from digits.classifier import Classifier
 from litlab.commands.compare import compare
 from litlab.runs.run import Run
@@ -372,6 +373,32 @@ def test_a_sweep_from_somebody_else_runs_no_code(tmp_path, change, line):
     assert line in ended.out + ended.err
     assert "Traceback" not in ended.err
     assert statuses(only(tmp_path))[1:] in ([], ["not begun"])
+
+
+def test_jobs_of_several_processes_run_once_each(tmp_path):
+    """Lightning's own processes would each run the whole sweep again."""
+
+    def prune_the_first():
+        forking_others()
+        litlab.sweeps.study.Pruner.__call__ = lambda pruner, *_: pruner._trial.number == 0
+
+    arguments = sweep_arguments(tmp_path, "trainer.devices=2,1", "seed=1,2", "sweep.pruner=median")
+    done = run(tmp_path, "train", *arguments, prepare=prune_the_first)
+    assert (done.code, done.err) == (0, "")
+    assert statuses(only(tmp_path)) == ["pruned", "done", "done", "done"]
+    devices = [record(only(tmp_path) / str(job))["device"] for job in range(4)]
+    assert [device.startswith("2 processes") for device in devices] == [True, True, False, False]
+    accuracies = [record(only(tmp_path) / str(job))["metrics"]["best"]["val/acc"] for job in (1, 3)]
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=0.02)  # in bfloat16, where there is such
+
+
+@pytest.mark.slow
+def test_jobs_at_once_may_be_of_several_processes(tmp_path):
+    arguments = sweep_arguments(tmp_path, "trainer.devices=2", "seed=1,2", "launcher=local")
+    done = run(tmp_path, "train", *arguments)
+    assert (done.code, done.err) == (0, "")
+    assert statuses(only(tmp_path)) == ["done", "done"]
+    assert record(only(tmp_path) / "0")["device"].startswith("2 processes")
 
 
 def test_each_job_at_once_has_its_share_of_the_machine(monkeypatch):
