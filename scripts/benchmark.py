@@ -7,6 +7,7 @@ import argparse
 import json
 import logging
 import math
+import os
 import platform
 import statistics
 import subprocess
@@ -88,6 +89,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/benchmark", description="Measures how fast training is.")
     parser.add_argument("--device", choices=["cpu", "gpu"], default="gpu" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="under 3 minutes: fewer steps, and no speedrun")
+    parser.add_argument(
+        "--processes", action="store_true", help="how training in 1, 2 and 4 processes compares, no more"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file, too")
     asked = parser.parse_args()
     if asked.device == "gpu" and not torch.cuda.is_available():
@@ -101,6 +105,11 @@ def main() -> None:
     else:
         tasks = [Task(device, 50, 100 if asked.quick else 1100)]
     columns = TextColumn("{task.description:<45}"), BarColumn(), TimeElapsedColumn()
+    if asked.processes:
+        with Progress(*columns, console=Console(stderr=True)) as progress:
+            table = "\n".join(scaling(device, progress))
+        Console().print(Markdown(table))
+        return
     with Progress(*columns, console=Console(stderr=True)) as progress:
         figures = {
             "machine": machine(device),
@@ -479,6 +488,44 @@ def machine(device: torch.device) -> str:
     if device.type == "cuda":
         where += f", {torch.cuda.get_device_name(device)}"
     return f"{where}; torch {torch.__version__}, lightning {lightning.__version__}"
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+
+def scaling(device: torch.device, progress: Progress) -> Iterable[str]:
+    """Lines of Markdown: training in several processes, each with one thread, and what a step takes."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # for those that are started
+    torch.set_num_threads(1)
+    counts = (1, 2, 4)
+    tasks = [Task(device, size, 10_000 // size) for size in (50, 512)]
+    bar = progress.add_task("", total=ROUNDS * len(tasks) * len(counts))
+    yield f"On {machine(device)}:"
+    yield ""
+    yield "| batch | processes | images/s | / one's | ms a step |"
+    yield "|---:|---:|---:|---:|---:|"
+    for task in tasks:
+        speeds: dict[int, list[float]] = {count: [] for count in counts}
+        for _ in range(ROUNDS):
+            for count in counts:
+                progress.update(bar, description=f"batch {task.batch_size}: {count} processes")
+                speeds[count].append(trained_in(count, task))
+                progress.advance(bar)
+        for count, found in speeds.items():
+            speed = statistics.median(found)
+            milliseconds = f"{1000 * task.batch_size / speed:.2f}"
+            yield f"| {task.batch_size} | {count} | {speed:,.0f} | {ratio(found, speeds[1]):.2f} | {milliseconds} |"
+
+
+def trained_in(count: int, task: Task) -> float:
+    """Images per second of the second of two epochs."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = settings(
+            f"trainer={'gpu' if task.device.type == 'cuda' else 'cpu'}", f"trainer.devices={count}",
+            "trainer.max_epochs=2", f"trainer.limit_train_batches={task.steps}", "trainer.limit_val_batches=1",
+            f"data.batch_size={task.batch_size}", f"data.dir={DATA}", "test=false", "views=none",
+        )  # fmt: skip
+        return train(config, Path(folder)).record.metrics.last["images_per_second"]
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
