@@ -43,7 +43,7 @@ def time_series(page: Page) -> None:
     page.get_by_role("combobox", name="Filter tags").fill("(train|val)/(acc|loss)$")
     page.get_by_text("val/loss", exact=True).wait_for()
     page.keyboard.press("Escape")  # closes the list of tags that it offers
-    chart = page.locator("scalar-card line-chart").first
+    chart = page.locator("scalar-card line-chart:visible").first  # some that are there are not shown
     _until(page, lambda: coloured(chart.screenshot()) > 100)
 
 
