@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 COMMANDS = (
     "train",
-    "train -m optimizer.lr=0.001,0.003,0.01 model.net.channels=[16,32],[8,16] trainer.max_epochs=1",
+    "train -m optimizer.lr=0.001,0.003,0.01 model.net.channels=[16,32],[8,16] trainer.max_epochs=1 test=true",
 )
 """What is looked at."""
 
@@ -43,8 +43,9 @@ def time_series(page: Page) -> None:
     page.get_by_role("combobox", name="Filter tags").fill("(train|val)/(acc|loss)$")
     page.get_by_text("val/loss", exact=True).wait_for()
     page.keyboard.press("Escape")  # closes the list of tags that it offers
-    chart = page.locator("scalar-card line-chart:visible").first  # some that are there are not shown
-    _until(page, lambda: coloured(chart.screenshot()) > 100)
+    charts = page.locator("scalar-card line-chart:visible")  # some that are there are not shown
+    _until(page, lambda: all(coloured(charts.nth(index).screenshot()) > 100 for index in (0, 1)))
+    page.wait_for_timeout(1_000)  # until those below, which are partly in view, are drawn as well
 
 
 def images(page: Page) -> None:
