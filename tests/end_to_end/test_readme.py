@@ -41,6 +41,7 @@ def metrics(folder):
     return json.loads((folder / "run.json").read_text())["metrics"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("line", COMMANDS)
 def test_the_commands_work(done, line):
@@ -51,6 +52,7 @@ def test_the_commands_work(done, line):
     assert [json.loads((run / "run.json").read_text())["status"] for run in runs] == ["done"] * number
 
 
+@pytest.mark.slow
 def test_training_reaches_its_accuracy(done):
     _, (run,) = done["scripts/train"]
     assert metrics(run)["test"]["test/acc"] >= 0.985
@@ -60,11 +62,13 @@ def test_training_reaches_its_accuracy(done):
     assert events.stat().st_size < 5_000_000
 
 
+@pytest.mark.slow
 def test_the_speedrun_reaches_its_accuracy(done):
     _, (run,) = done["scripts/train experiment=speedrun"]
     assert metrics(run)["test"]["test/acc"] >= 0.99
 
 
+@pytest.mark.slow
 def test_the_tutorial_reaches_its_accuracy(done):
     process, (run,) = done[TUTORIAL]
     assert metrics(run)["last"]["test/acc_first_2000"] >= 0.97
@@ -74,6 +78,7 @@ def test_the_tutorial_reaches_its_accuracy(done):
     assert float(lines[-1][-4:]) >= 0.97
 
 
+@pytest.mark.slow
 def test_evaluate_tests_the_last_training(done):
     (last,) = (runs[-1] for line, (_, runs) in done.items() if "sweep=tpe" in line)
     _, (evaluated,) = done["evaluate run=last"]
@@ -83,6 +88,7 @@ def test_evaluate_tests_the_last_training(done):
     assert metrics(evaluated)["test"]["test/acc"] > 0.8
 
 
+@pytest.mark.slow
 def test_what_was_trained_is_used(done):
     (last,) = (runs[-1] for line, (_, runs) in done.items() if "sweep=tpe" in line)
     predicted, _ = done["predict run=last input=docs/seven.png"]
