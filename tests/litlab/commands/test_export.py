@@ -35,10 +35,7 @@ def own(a_run, test_set):
 
 
 def with_few_test_images():
-    def test_dataloader(data):
-        return data._loader(False, torch.arange(1000), 500)
-
-    MNISTDataModule.test_dataloader = test_dataloader
+    MNISTDataModule.test_dataloader = lambda data: data._loader(False, torch.arange(1000), 500)
 
 
 IMAGES = {"onnx": 10_000, "torch_export": 1000, "safetensors": 1000}
