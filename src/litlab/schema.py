@@ -250,11 +250,11 @@ class TrainCommand(Train, SweepCommand):
 
 
 class Basic(Settings):
-    """Settings of litlab.sweeps.launchers.Basic."""
+    """Settings of litlab.sweeps.launchers.basic.Basic."""
 
 
 class Local(Settings):
-    """Settings of litlab.sweeps.launchers.Local."""
+    """Settings of litlab.sweeps.launchers.local.Local."""
 
     n_jobs: PositiveInt
     """Jobs at once; the cores are shared out among them."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ProgressBar
@@ -57,6 +58,8 @@ logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
 warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning)
 # An empty list is how a data module says that nothing is held out; where that matters, RecordRun says so.
 warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+# Whether Slurm starts the processes is the command line's choice, and `litlab.processes` knows.
+warnings.filterwarnings("ignore", message="The `srun` command is available on your system but is not used")
 
 
 def train(
@@ -242,7 +245,7 @@ def make_trainer(
             **settings,
             callbacks=callbacks,
             logger=logger,
-            plugins=WholeFiles(folder),
+            plugins=[WholeFiles(folder), LightningEnvironment()] if place().count == 1 else WholeFiles(folder),
             default_root_dir=folder,
             enable_model_summary=False,
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),

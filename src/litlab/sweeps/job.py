@@ -14,22 +14,28 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Job:
-    """What any process needs to know to do a job."""
+class Pruning:
+    """How a job gets to know that others do better."""
 
     sweep: Path
     """The sweep's folder."""
+    rule: str
+    """Optuna's name of it."""
+    metric: str
+    """What it goes by."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What any process needs to know to do a job."""
+
+    folder: Path
+    """The run's, which has its config in it."""
     number: int
     params: Params
     """What this job alone has."""
-    pruner: str
-    objective: str
-    """What the pruner goes by."""
-
-    @property
-    def folder(self) -> Path:
-        """The run's folder, which has its config in it."""
-        return self.sweep / str(self.number)
+    pruning: Pruning | None
+    """None where it is done to its end."""
 
 
 def run(job: Job) -> str | None:
@@ -44,10 +50,10 @@ def run(job: Job) -> str | None:
         from litlab.commands.train import train
 
         hopeless = None
-        if job.pruner != "none":
+        if job.pruning:
             from litlab.sweeps.study import Pruner
 
-            hopeless = job.objective, Pruner(job.sweep, job.number, job.pruner)
+            hopeless = job.pruning.metric, Pruner(job.pruning.sweep, job.number, job.pruning.rule)
         resuming = (job.folder / "run.json").exists()
         train(config, job.folder, job.params, resuming=resuming, hopeless=hopeless)
     except Pruned as reason:

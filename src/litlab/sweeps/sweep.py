@@ -1,7 +1,6 @@
 """A multirun from its command line to its table: plan, run what is missing, compare."""
 
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -18,8 +17,8 @@ from litlab.interruption import Interrupted, stop
 from litlab.resume import refuse_traps
 from litlab.runs.files import write_text
 from litlab.runs.run import Run, resume_command
-from litlab.sweeps.job import Job
-from litlab.sweeps.launchers import Ended, Launcher
+from litlab.sweeps.job import Job, Pruning
+from litlab.sweeps.launchers.base import Ended, Launcher
 from litlab.sweeps.outcome import Outcome, outcome
 from litlab.sweeps.plan import FILE, Plan
 from litlab.sweeps.space import Params, texts
@@ -28,9 +27,6 @@ from litlab.sweeps.summary import conclude
 
 CHANGEABLE = ("n_trials", "on_error", "dry_run")
 """What a sweep may be told anew when it goes on."""
-
-PATIENCE = 60
-"""Seconds in which the jobs of a sweep that was killed have saved their state and ended."""
 
 
 def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> None:
@@ -164,23 +160,15 @@ def _run(folder: Path, plan: Plan, study: Study, launcher: Launcher) -> dict[int
 
 def _prepare(folder: Path, plan: Plan, number: int, params: Params) -> Job:
     """Put the job's config into its folder, unless it was begun."""
-    job = Job(folder, number, params, plan.sampling.pruner, next(iter(plan.objectives)))
-    if (job.folder / "run.json").exists():
-        _wait_for(job)
-    else:
+    pruning = None
+    if plan.sampling.pruner != "none":
+        pruning = Pruning(folder, plan.sampling.pruner, next(iter(plan.objectives)))
+    job = Job(folder / str(number), number, params, pruning)
+    if not (job.folder / "run.json").exists():
         config = OmegaConf.to_yaml(plan.config(params))
         job.folder.mkdir(exist_ok=True)
         write_text(job.folder / "config.yaml", config)
     return job
-
-
-def _wait_for(job: Job) -> None:
-    """Let a job that is still at work save its state, its sweep having been killed."""
-    run, until = Run.open(job.folder), time.monotonic() + PATIENCE
-    while run.is_alive():
-        if time.monotonic() > until:
-            raise UserError(f"{job.folder} is in use: another process is at work on this run")
-        time.sleep(0.1)
 
 
 def _settle(ended: Ended, plan: Plan) -> Outcome:

@@ -1,4 +1,4 @@
-"""What starts the jobs of a sweep: here, one after the other, or several at once."""
+"""Several jobs at once on this machine."""
 
 import multiprocessing
 import os
@@ -11,38 +11,12 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from litlab.interruption import Interrupted, stop
 from litlab.processes import nursery
 from litlab.sweeps.job import Job, run
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A job that is no longer at work."""
-
-    job: Job
-    error: str | None = None
-    """What went wrong."""
-    killed: bool = False
-    """Whether it was a signal that nothing could be done about; then it can go on."""
-
-
-class Launcher(Protocol):
-    """What all of them do."""
-
-    def run(self, jobs: Iterator[Job]) -> Iterator[Ended]:
-        """Start jobs as there is room, the next one only when that has come; each once it has ended."""
-
-
-class Basic:
-    """One job after the other, in this process."""
-
-    def run(self, jobs: Iterator[Job]) -> Iterator[Ended]:
-        """See Launcher."""
-        for job in jobs:
-            yield Ended(job, run(job))
+from litlab.sweeps.launchers.base import Ended, left_alone
 
 
 @dataclass(frozen=True)
@@ -68,7 +42,7 @@ class Local:
 
     def run(self, jobs: Iterator[Job]) -> Iterator[Ended]:
         """See Launcher."""
-        context = nursery()
+        jobs, context = left_alone(jobs), nursery()
         free = self._slots()
         running: dict[Any, tuple[ForkServerProcess, Job, Slot]] = {}
         try:

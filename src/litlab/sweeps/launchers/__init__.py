@@ -1,0 +1,1 @@
+"""What starts the jobs of a sweep, and where."""

@@ -1,0 +1,46 @@
+"""What all launchers do: start the jobs of a sweep, and say how each has ended."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from litlab.errors import UserError
+from litlab.runs.run import Run
+from litlab.sweeps.job import Job
+
+PATIENCE = 60
+"""Seconds in which the jobs of a sweep that was killed have saved their state and ended."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A job that is no longer at work."""
+
+    job: Job
+    error: str | None = None
+    """What went wrong."""
+    killed: bool = False
+    """Whether it was a signal that nothing could be done about; then it can go on."""
+
+
+class Launcher(Protocol):
+    """What all of them do."""
+
+    def run(self, jobs: Iterator[Job]) -> Iterator[Ended]:
+        """Start jobs as there is room, the next one only when that has come; each once it has ended."""
+
+
+def left_alone(jobs: Iterator[Job]) -> Iterator[Job]:
+    """The jobs, each once nobody is at work on it; it may be still, where its sweep was killed.
+
+    Raises:
+        UserError: somebody stays at work.
+    """
+    for job in jobs:
+        until = time.monotonic() + PATIENCE
+        while (job.folder / "run.json").exists() and Run.open(job.folder).is_alive():
+            if time.monotonic() > until:
+                raise UserError(f"{job.folder} is in use: another process is at work on this run")
+            time.sleep(0.1)
+        yield job
