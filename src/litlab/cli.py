@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from litlab import processes, schema
 from litlab.arguments import given, of_compare, of_predict, of_train
+from litlab.components import build
 from litlab.config import check, explain, load, run_config, without
 from litlab.errors import ProcessLost, TrainingError, UserError, VerificationError
 from litlab.interruption import Interrupted, stop
@@ -27,6 +28,8 @@ from litlab.project import CONFIGS
 from litlab.resume import refuse_traps, resumed_config, run_to_resume
 from litlab.runs.files import write_text
 from litlab.runs.run import Run, newest_run, refuse_taken
+from litlab.sweeps.job import Job
+from litlab.sweeps.launchers.basic import Basic
 
 SCHEMAS: dict[str, type[schema.Settings]] = {
     "train": schema.TrainCommand,
@@ -118,8 +121,15 @@ def _train(composed: DictConfig) -> None:
     else:
         run, own = _resumed(composed, typed)
         folder, changed = run.folder, OmegaConf.to_yaml(own)
-    overrides = {key: line.partition("=")[2] for key, line in typed.items() if not key.startswith("resume.")}
+    own_keys = [key for key in typed if key.partition(".")[0] not in ("resume", "launcher")]
+    overrides = {key: typed[key].partition("=")[2] for key in own_keys}
     settings = check(own, schema.Train)
+    launcher = build(command.launcher)
+    if not isinstance(launcher, Basic):
+        from litlab.sweeps.alone import alone
+
+        alone(Job(folder, 0, overrides, changed=changed), launcher)
+        return
     if settings.trainer.devices not in (1, -1):
         processes.nursery()  # imports torch, too, while this process does
     from litlab.commands.train import train as train_function
@@ -227,8 +237,8 @@ class CheckFirst(Callback):
             typed = list(config.hydra.overrides.task)
             if command != "train":
                 _refuse_several_processes()
-            if alone := [text for text in typed if re.match(r"(sweep|launcher)[.=]", text)]:
-                raise UserError(f"{alone[0]}: is for a sweep; add -m, or leave it out")
+            if of_sweeps := [text for text in typed if re.match(r"sweep[.=]", text)]:
+                raise UserError(f"{of_sweeps[0]}: is for a sweep; add -m, or leave it out")
             if OmegaConf.select(own, "resume.run") is not None:
                 check(_resumed(own, given(typed))[1], schema.Train)
             elif command not in LEAVE_NOTHING:

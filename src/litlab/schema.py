@@ -262,6 +262,43 @@ class Local(Settings):
     """Jobs at once on one GPU, where there are any."""
 
 
+class Slurm(Settings):
+    """Settings of litlab.sweeps.launchers.slurm.Slurm; those by sbatch's names are null for what the cluster gives."""
+
+    n_jobs: PositiveInt
+    """Jobs in the queue or at work at once; those that get there together are a job array."""
+    time: PositiveInt
+    """Minutes that a job may take at a time; one that is not done by then goes on after another wait in the queue."""
+    warning: PositiveInt
+    """Seconds before their end at which a job saves its state."""
+    partition: str | None
+    """Part of the cluster."""
+    account: str | None
+    """Who pays."""
+    nodes: PositiveInt | None
+    """Machines for a job."""
+    ntasks_per_node: PositiveInt | None
+    """Processes of a job on each, which train together; needs trainer=ddp or ddp_cpu."""
+    cpus_per_task: PositiveInt | None
+    """Cores for each process."""
+    gpus_per_node: PositiveInt | None
+    """GPUs of each machine."""
+    mem: str | None
+    """Memory of each machine, such as 16G."""
+    setup: list[str]
+    """Lines of shell that come before a job, such as 'module load cuda'."""
+    sbatch: dict[str, str | int | Literal[True]]
+    """Further options of sbatch, by their long names, such as {qos: long, exclusive: true}."""
+
+    @cross_check(mode="after")
+    def _there_is_time_before_the_warning(self) -> Self:
+        if self.warning >= 60 * self.time:
+            raise ValueError(
+                f"launcher.warning={self.warning}: would come at once, launcher.time has {60 * self.time} s"
+            )
+        return self
+
+
 class Evaluate(Settings):
     """Everything that `evaluate` can be told."""
 

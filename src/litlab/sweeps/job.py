@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from litlab import schema
-from litlab.config import load
+from litlab.config import check, load, parse
 from litlab.errors import ProcessLost, Pruned, TrainingError, UserError
 from litlab.job_log import log_into
 from litlab.sweeps.space import Params
@@ -34,8 +34,17 @@ class Job:
     number: int
     params: Params
     """What this job alone has."""
-    pruning: Pruning | None
+    pruning: Pruning | None = None
     """None where it is done to its end."""
+    sweep: Path | None = None
+    """The sweep's folder; None for a run of its own."""
+    changed: str | None = None
+    """config.yaml of a run that goes on with other settings."""
+
+    @property
+    def home(self) -> Path:
+        """Where a launcher leaves what it needs itself."""
+        return self.sweep or self.folder
 
 
 def run(job: Job) -> str | None:
@@ -46,7 +55,8 @@ def run(job: Job) -> str | None:
     """
     log_into(job.folder)
     try:
-        config = load(job.folder / "config.yaml", schema.Train)
+        changed = job.changed and check(parse(job.changed, "config.yaml"), schema.Train)
+        config = changed or load(job.folder / "config.yaml", schema.Train)
         from litlab.commands.train import train
 
         hopeless = None
@@ -55,7 +65,7 @@ def run(job: Job) -> str | None:
 
             hopeless = job.pruning.metric, Pruner(job.pruning.sweep, job.number, job.pruning.rule)
         resuming = (job.folder / "run.json").exists()
-        train(config, job.folder, job.params, resuming=resuming, hopeless=hopeless)
+        train(config, job.folder, job.params, resuming=resuming, changed=job.changed, hopeless=hopeless)
     except Pruned as reason:
         log.info("pruned: %s", reason)
     except (UserError, TrainingError, ProcessLost) as error:

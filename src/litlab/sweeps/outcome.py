@@ -7,6 +7,7 @@ from typing import Literal
 
 from litlab.errors import UserError
 from litlab.runs.run import Record, Run, Status
+from litlab.sweeps.launchers.base import Ended
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,16 @@ def outcome(folder: Path, objectives: Collection[str]) -> Outcome:
         lacking = ", ".join(measured.keys() - values.keys())
         return Outcome("failed", f"it has no number for {lacking}; there is {', '.join(sorted(record.results()))}")
     return Outcome(record.status, record.reason or "", values if record.status == "done" else {})
+
+
+def settle(ended: Ended, objectives: Collection[str]) -> Outcome:
+    """What has become of a job that is no longer at work; one whose process was killed can go on."""
+    found = outcome(ended.job.folder, objectives)
+    if found.status == "missing":
+        return Outcome("interrupted" if ended.killed else "failed", ended.error or "")
+    if found.status == "running":
+        Run.open(ended.job.folder).end("interrupted", ended.error)
+    return outcome(ended.job.folder, objectives)
 
 
 def record_of(folder: Path) -> Record | None:

@@ -16,10 +16,10 @@ from litlab.errors import UserError
 from litlab.interruption import Interrupted, stop
 from litlab.resume import refuse_traps
 from litlab.runs.files import write_text
-from litlab.runs.run import Run, resume_command
+from litlab.runs.run import resume_command
 from litlab.sweeps.job import Job, Pruning
-from litlab.sweeps.launchers.base import Ended, Launcher
-from litlab.sweeps.outcome import Outcome, outcome
+from litlab.sweeps.launchers.base import Launcher
+from litlab.sweeps.outcome import Outcome, outcome, settle
 from litlab.sweeps.plan import FILE, Plan
 from litlab.sweeps.space import Params, texts
 from litlab.sweeps.study import Study
@@ -51,11 +51,12 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
     if plan.sampling.dry_run:
         print(plan.listing())
         return
+    launcher: Launcher = build(settings.launcher)
     folder = folder or _new_folder(config)
     with _claimed(folder), _stopping_with_a_hint(folder):
         plan.save(folder)
         study = Study(folder, plan)
-        conclude(folder, plan, study, _run(folder, plan, study, build(settings.launcher)))
+        conclude(folder, plan, study, _run(folder, plan, study, launcher))
 
 
 def _new_folder(config: DictConfig) -> Path:
@@ -152,7 +153,7 @@ def _run(folder: Path, plan: Plan, study: Study, launcher: Launcher) -> dict[int
         for ended in jobs_ended:
             number = ended.job.number
             with stop.held_back():
-                outcomes[number] = _settle(ended, plan)
+                outcomes[number] = settle(ended, plan.objectives)
                 study.tell(number, outcomes[number])
             print(f"job {number}: {outcomes[number]} ({len(study.ended())} of {plan.planned})")
     return outcomes
@@ -163,20 +164,9 @@ def _prepare(folder: Path, plan: Plan, number: int, params: Params) -> Job:
     pruning = None
     if plan.sampling.pruner != "none":
         pruning = Pruning(folder, plan.sampling.pruner, next(iter(plan.objectives)))
-    job = Job(folder / str(number), number, params, pruning)
+    job = Job(folder / str(number), number, params, pruning, folder)
     if not (job.folder / "run.json").exists():
         config = OmegaConf.to_yaml(plan.config(params))
         job.folder.mkdir(exist_ok=True)
         write_text(job.folder / "config.yaml", config)
     return job
-
-
-def _settle(ended: Ended, plan: Plan) -> Outcome:
-    """What has become of a job; one whose process was killed goes on when the sweep does."""
-    found = outcome(ended.job.folder, plan.objectives)
-    if found.status == "missing":
-        return Outcome("interrupted" if ended.killed else "failed", ended.error or "")
-    if found.status == "running":
-        run = Run.open(ended.job.folder)
-        run.end("interrupted", ended.error)
-    return outcome(ended.job.folder, plan.objectives)
