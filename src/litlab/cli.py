@@ -239,6 +239,8 @@ class CheckFirst(Callback):
                 _refuse_several_processes()
             if of_sweeps := [text for text in typed if re.match(r"sweep[.=]", text)]:
                 raise UserError(f"{of_sweeps[0]}: is for a sweep; add -m, or leave it out")
+            if command == "train":
+                build(check(own, schema.TrainCommand).launcher)  # which may refuse
             if OmegaConf.select(own, "resume.run") is not None:
                 check(_resumed(own, given(typed))[1], schema.Train)
             elif command not in LEAVE_NOTHING:

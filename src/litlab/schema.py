@@ -287,15 +287,14 @@ class Slurm(Settings):
     """Memory of each machine, such as 16G."""
     setup: list[str]
     """Lines of shell that come before a job, such as 'module load cuda'."""
-    sbatch: dict[str, str | int | Literal[True]]
+    sbatch: dict[str, str | int | Literal[True]] | None
     """Further options of sbatch, by their long names, such as {qos: long, exclusive: true}."""
 
     @cross_check(mode="after")
     def _there_is_time_before_the_warning(self) -> Self:
-        if self.warning >= 60 * self.time:
-            raise ValueError(
-                f"launcher.warning={self.warning}: would come at once, launcher.time has {60 * self.time} s"
-            )
+        if self.warning + 60 >= 60 * self.time:  # sbatch's manual, of --signal: up to 60 seconds earlier
+            hint = f"Slurm may warn a minute earlier than launcher.warning={self.warning} says"
+            raise ValueError(f"launcher.time={self.time}: leaves no time for a job; {hint}")
         return self
 
 

@@ -185,7 +185,16 @@ def _store_given(where: Place) -> tuple[Store, str]:
             return PrefixStore("litlab", store), os.environ["MASTER_ADDR"]
         slurm = SLURMEnvironment()
         address = slurm.resolve_root_node_address(os.environ["SLURM_STEP_NODELIST"])
+        _refuse_unknown(address)
         return TCPStore(address, slurm.main_port, where.count, is_master=where.rank == 0), address
+
+
+def _refuse_unknown(name: str) -> None:
+    try:
+        socket.getaddrinfo(name, None)
+    except OSError as error:
+        hint = "set MASTER_ADDR to an address of it, and MASTER_PORT to a free port there"
+        raise UserError(f"the first machine's name, {name}, is not known here: {hint}") from error
 
 
 @contextmanager

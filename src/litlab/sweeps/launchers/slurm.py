@@ -56,12 +56,12 @@ class Slurm:
     """
 
     def __init__(
-        self, n_jobs: int, time: int, warning: int, setup: list[str], sbatch: dict[str, Any], **options: Any
+        self, n_jobs: int, time: int, warning: int, setup: list[str], sbatch: dict[str, Any] | None, **options: Any
     ) -> None:
         self.n_jobs, self.setup = n_jobs, setup
         named = {name.replace("_", "-"): value for name, value in options.items() if value is not None}
         timing = {"time": time, "signal": f"USR1@{warning}", "requeue": True}
-        self.sbatch = named | timing | sbatch
+        self.sbatch = named | timing | (sbatch or {})
         self._refuse_what_slurm_refuses()
 
     def run(self, jobs: Iterator[Job]) -> Iterator[Ended]:
@@ -121,8 +121,8 @@ def _work(job: Job, argv: list[str]) -> str | None:
                 return None
             return run(job)
         except Interrupted as request:
-            if str(request) == "SIGUSR1" and processes.given().rank == 0:
-                _put_back(job)
+            if str(request) == "SIGUSR1" and processes.given().rank == 0 and (reason := _put_back(job)):
+                return reason
             sys.exit(request.exit_code)
 
 
@@ -136,14 +136,17 @@ def _follow() -> None:
         sys.exit(1)  # the first one tells
 
 
-def _put_back(job: Job) -> None:
-    """Put this process's job back into the queue, unless it does not get on."""
-    interrupted = Run.open(job.folder)
-    starts = [one.step for one in interrupted.record.resumed[-2:]]
-    if len(starts) == 2 and starts[0] == starts[1]:
-        interrupted.end("interrupted", "launcher.time is too short for it: it has not done a step in its whole time")
-        return
+def _put_back(job: Job) -> str | None:
+    """Put this process's job back into the queue; where it does not get on, say so instead."""
+    begun = (job.folder / "run.json").exists()
+    starts = [one.step for one in Run.open(job.folder).record.resumed[-2:]] if begun else []
+    if (len(starts) == 2 and starts[0] == starts[1]) or (not begun and "SLURM_RESTART_COUNT" in os.environ):
+        reason = "launcher.time is too short for it: it has not done a step in its whole time"
+        if begun:
+            Run.open(job.folder).end("interrupted", reason)
+        return reason
     subprocess.run(["scontrol", "requeue", submitit.JobEnvironment().job_id], check=True)
+    return None
 
 
 def _in_slurm(job: Job) -> "SlurmJob[str | None] | None":
