@@ -16,7 +16,9 @@ from test_sweep import only, pids, record, statuses, sweep_arguments, table
 
 from litlab.runs.run import Run
 from litlab.sweeps.job import Job
-from litlab.sweeps.launchers.slurm import _put_back
+
+pytest.importorskip("submitit", reason="submitit is not installed")
+from litlab.sweeps.launchers.slurm import _put_back  # noqa: E402
 
 DAEMONS = ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd")
 
@@ -73,7 +75,7 @@ def states(job):
     return asked("sacct", "--noheader", "-X", "--duplicates", "--format=State", f"--jobs={job}").split()
 
 
-LONG = ("trainer.max_epochs=60", "trainer.limit_train_batches=60", "checkpoint.every_n_steps=10")
+LONG = ("trainer.max_epochs=25", "trainer.limit_train_batches=60", "checkpoint.every_n_steps=10")
 
 
 def weights(folder):
@@ -194,9 +196,9 @@ def test_a_killed_job_is_told_from_its_state_in_slurm(tmp_path):
         f"train: interrupted: Slurm's job {job} is FAILED, see {tmp_path}/run/slurm/{job}_0_log.err"
     )
     assert ended.err.rstrip().endswith(f"go on with: python -m litlab train resume={tmp_path}/run")
-    resumed = run(tmp_path, "train", f"resume={tmp_path}/run", "trainer.max_epochs=61", "launcher=slurm")
+    resumed = run(tmp_path, "train", f"resume={tmp_path}/run", "trainer.max_epochs=26", "launcher=slurm")
     assert resumed.code == 0, resumed.err
-    assert "max_epochs: 61" in (tmp_path / "run" / "config.yaml").read_text()
+    assert "max_epochs: 26" in (tmp_path / "run" / "config.yaml").read_text()
 
 
 def test_a_job_may_have_processes_on_several_machines(tmp_path):
@@ -230,6 +232,23 @@ def test_srun_starts_several_processes_of_one_training(tmp_path):
 @pytest.mark.parametrize("kind", [["-m", "seed=1,2"], []])
 def test_what_slurm_refuses_is_told_in_one_line_and_no_folder_is_made(tmp_path, arguments, line, kind):
     ended = run(tmp_path, "train", *kind, *SHORT, f"paths.logs={tmp_path}/logs", "launcher=slurm", *arguments)
+    assert (ended.code, ended.err) == (2, f"train: launcher=slurm: {line}\n")
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("lacking", "line"),
+    [
+        (lambda: sys.modules.update(submitit=None), "takes submitit; pip install -e '.[slurm]' brings it"),
+        (lambda: os.environ.update(PATH="/nowhere"), "there is no sbatch; is this a Slurm cluster?"),
+    ],
+)
+def test_what_is_lacking_is_told_in_one_line(tmp_path, lacking, line):
+    def prepare():
+        del sys.modules["litlab.sweeps.launchers.slurm"]
+        lacking()
+
+    ended = run(tmp_path, "train", "-m", "seed=1,2", f"paths.logs={tmp_path}/logs", "launcher=slurm", prepare=prepare)
     assert (ended.code, ended.err) == (2, f"train: launcher=slurm: {line}\n")
     assert not (tmp_path / "logs").exists()
 

@@ -154,8 +154,13 @@ def _in_slurm(job: Job) -> "SlurmJob[str | None] | None":
     if not (job.folder / ID).exists():
         return None
     known = (job.folder / ID).read_text()
-    queue = subprocess.run(["squeue", "--noheader", f"--jobs={known}"], capture_output=True)
-    return SlurmJob(job.home / "slurm", known) if queue.returncode == 0 and queue.stdout.strip() else None
+    return SlurmJob(job.home / "slurm", known) if _is_queued(known) else None
+
+
+def _is_queued(job_id: str) -> bool:
+    """Whether a job waits, is at work, or still ends."""
+    queue = subprocess.run(["squeue", "--noheader", f"--jobs={job_id}"], capture_output=True)
+    return queue.returncode == 0 and bool(queue.stdout.strip())
 
 
 def _wait(running: Sequence[tuple["SlurmJob[str | None]", Job]]) -> list[tuple["SlurmJob[str | None]", Job]]:
@@ -171,7 +176,9 @@ def _wait(running: Sequence[tuple["SlurmJob[str | None]", Job]]) -> list[tuple["
 
 
 def _has_ended(job: "SlurmJob[str | None]") -> bool:
-    return job.paths.result_pickle.exists() or job.watcher.get_state(job.job_id, mode="cache").startswith(ENDED)
+    if job.paths.result_pickle.exists():
+        return True
+    return job.watcher.get_state(job.job_id, mode="cache").startswith(ENDED) and not _is_queued(job.job_id)
 
 
 def _ended(slurms: "SlurmJob[str | None]", job: Job) -> Ended:
@@ -187,8 +194,7 @@ def _cancel(jobs: Sequence["SlurmJob[str | None]"]) -> None:
     for job in jobs:
         job.cancel(check=False)
     until = time.monotonic() + PATIENCE
-    while not all(map(_has_ended, jobs)) and time.monotonic() < until:
-        jobs[0].watcher.update()
+    while any(_is_queued(job.job_id) for job in jobs) and time.monotonic() < until:
         time.sleep(1)
 
 
