@@ -75,7 +75,7 @@ def states(job):
     return asked("sacct", "--noheader", "-X", "--duplicates", "--format=State", f"--jobs={job}").split()
 
 
-LONG = ("trainer.max_epochs=25", "trainer.limit_train_batches=60", "checkpoint.every_n_steps=10")
+LONG = ("trainer.max_epochs=20", "trainer.limit_train_batches=60", "checkpoint.every_n_steps=50")
 
 
 def weights(folder):
@@ -196,9 +196,9 @@ def test_a_killed_job_is_told_from_its_state_in_slurm(tmp_path):
         f"train: interrupted: Slurm's job {job} is FAILED, see {tmp_path}/run/slurm/{job}_0_log.err"
     )
     assert ended.err.rstrip().endswith(f"go on with: python -m litlab train resume={tmp_path}/run")
-    resumed = run(tmp_path, "train", f"resume={tmp_path}/run", "trainer.max_epochs=26", "launcher=slurm")
+    resumed = run(tmp_path, "train", f"resume={tmp_path}/run", "trainer.max_epochs=21", "launcher=slurm")
     assert resumed.code == 0, resumed.err
-    assert "max_epochs: 26" in (tmp_path / "run" / "config.yaml").read_text()
+    assert "max_epochs: 21" in (tmp_path / "run" / "config.yaml").read_text()
 
 
 def test_a_job_may_have_processes_on_several_machines(tmp_path):
@@ -226,6 +226,7 @@ def test_srun_starts_several_processes_of_one_training(tmp_path):
     [
         (["launcher.partition=no"], "sbatch: error: invalid partition specified: no"),
         (["launcher.sbatch={foo: bar}"], "sbatch: unrecognized option '--foo=bar'"),
+        (["launcher.gpus_per_node=1"], "sbatch: error: Invalid generic resource (gres) specification"),
         (["launcher.mem=99999G"], "allocation failure: Requested node configuration is not available"),
     ],
 )
