@@ -262,6 +262,21 @@ class Local(Settings):
     """Jobs at once on one GPU, where there are any."""
 
 
+class Ray(Settings):
+    """Settings of litlab.sweeps.launchers.ray.Ray; those of a job by Ray's names."""
+
+    address: Annotated[str, Field(pattern=r"^.+:\d+$")] | None
+    """HOST:PORT of a cluster that this machine belongs to; null for one on this machine that ends with the sweep."""
+    n_jobs: PositiveInt
+    """Jobs that the cluster has at once."""
+    num_cpus: PositiveInt
+    """Cores for each, and threads that it computes with unless OMP_NUM_THREADS says how many."""
+    num_gpus: NonNegativeInt | OpenFraction
+    """GPUs for each, or a part of one."""
+    max_retries: NonNegativeInt
+    """How often a job runs again whose process was killed."""
+
+
 class Slurm(Settings):
     """Settings of litlab.sweeps.launchers.slurm.Slurm; those by sbatch's names are null for what the cluster gives."""
 

@@ -74,6 +74,7 @@ CLASSES = [
     "litlab.schedulers.OneCycle",
     "litlab.sweeps.launchers.basic.Basic",
     "litlab.sweeps.launchers.local.Local",
+    "litlab.sweeps.launchers.ray.Ray",
     "litlab.views.batch.TrainingBatch",
     "litlab.views.confusion.ConfusionMatrix",
     "litlab.views.filters.Filters",

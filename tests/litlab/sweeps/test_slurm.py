@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, SHORT
+from multiruns import only, pids, record, six_jobs, six_jobs_disturbed, statuses, sweep_arguments, table
 from processes import Process, run
-from test_sweep import only, pids, record, statuses, sweep_arguments, table
 
 from litlab.runs.run import Run
 from litlab.sweeps.job import Job
 
 pytest.importorskip("submitit", reason="submitit is not installed")
-from litlab.sweeps.launchers.slurm import _put_back  # noqa: E402
+from litlab.sweeps.launchers.slurm import _put_back
 
 DAEMONS = ("munged", "mariadbd", "slurmdbd", "slurmctld", "slurmd")
 
@@ -82,19 +82,18 @@ def weights(folder):
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
 
 
-def test_a_sweep_is_a_job_array_and_ends_in_the_table_of_the_basic_launcher(tmp_path):
-    grid = ("seed=1,2", "optimizer.lr=0.001,0.01")
-    for launcher in ("basic", "slurm"):
-        (tmp_path / launcher).mkdir()
-        folder = tmp_path / launcher
-        ended = run(folder, "train", *sweep_arguments(folder, *grid, f"launcher={launcher}"))
-        assert ended.code == 0, ended.err
-    sweep = only(tmp_path / "slurm")
-    assert table(sweep) == table(only(tmp_path / "basic"))
-    arrays = {slurms_job(sweep / str(job)).partition("_")[0] for job in range(4)}
-    assert len(arrays) == 1
-    assert states(arrays.pop()) == ["COMPLETED"] * 4
-    assert f"train -m {grid[0]} " in record(sweep / "0")["command"]
+def test_six_jobs_of_which_one_fails_and_one_is_killed_end_in_the_table_of_the_basic_launcher(tmp_path):
+    (tmp_path / "basic").mkdir()
+    (tmp_path / "slurm").mkdir()
+    sweep = six_jobs_disturbed(tmp_path / "slurm", "launcher=slurm")
+    assert table(sweep) == table(six_jobs(tmp_path / "basic"))
+    jobs = [slurms_job(sweep / str(number)) for number in range(6)]
+    array = jobs[0].partition("_")[0]
+    assert [job for job in jobs if job.partition("_")[0] == array] == [
+        f"{array}_{number}" for number in (0, 1, 2, 4, 5)
+    ]
+    assert states(array) == [*["COMPLETED"] * 3, "FAILED", *["COMPLETED"] * 2]
+    assert record(sweep / "0")["command"].startswith("python -m litlab train -m ")
 
 
 def test_what_is_asked_for_is_what_slurm_gives(tmp_path):
@@ -187,7 +186,7 @@ def test_a_signal_stops_the_jobs_which_save_their_state(tmp_path):
 def test_a_killed_job_is_told_from_its_state_in_slurm(tmp_path):
     process = Process(tmp_path, "train", *SHORT, *LONG, f"hydra.run.dir={tmp_path}/run", "launcher=slurm")
     process.wait_for((tmp_path / "run" / "checkpoints" / "last.ckpt").exists)
-    (at_work,) = set(pids(tmp_path)) - {process.process.pid}
+    (at_work,) = set(pids(tmp_path, "train.log")) - {process.process.pid}
     os.kill(at_work, signal.SIGKILL)
     ended = process.end()
     assert ended.code == 1

@@ -1,52 +1,22 @@
 """Whole sweeps, in processes of their own."""
 
-import contextlib
-import json
 import os
 import random
 import shutil
 import signal
 import time
-from pathlib import Path
 
 import pytest
 from conftest import SHORT
+from multiruns import only, pids, record, statuses, sweep_arguments, table
 from processes import Process, at, contents, forking_others, run
 
 import litlab.sweeps.launchers.local
 import litlab.sweeps.study
 from digits.classifier import Classifier
-from litlab.commands.compare import compare
 from litlab.runs.run import Run
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
-
-LAUNCHERS = ["basic", "local"]
-
-
-def sweep_arguments(folder, *arguments):
-    return ["-m", *arguments, *SHORT, f"paths.logs={folder}/logs"]
-
-
-def statuses(sweep):
-    jobs = sorted((path for path in sweep.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
-    return [record(job)["status"] if (job / "run.json").exists() else "not begun" for job in jobs]
-
-
-def record(job):
-    return json.loads((job / "run.json").read_text())
-
-
-def only(folder):
-    (sweep,) = (folder / "logs" / "train" / "multiruns").iterdir()
-    return sweep
-
-
-def table(sweep):
-    """What compare prints of a sweep, but for the times."""
-    rows = json.loads(compare([sweep]).as_json())["groups"]
-    return [{key: value for key, value in row.items() if key not in ("seconds", "runs")} for row in rows]
-
 
 GRID = (
     "seed=1,2,3",
@@ -159,6 +129,7 @@ def test_a_signal_stops_the_sweep_and_it_goes_on_exactly(undisturbed, tmp_path):
     assert table(only(tmp_path)) == table(sweep)
 
 
+@pytest.mark.slow
 def test_several_jobs_at_once_end_in_the_same_table(undisturbed, tmp_path):
     sweep, _ = undisturbed
     ended = run(tmp_path, "train", *sweep_arguments(tmp_path, *GRID, "launcher=local"))
@@ -166,17 +137,6 @@ def test_several_jobs_at_once_end_in_the_same_table(undisturbed, tmp_path):
     assert table(only(tmp_path)) == table(sweep)
     assert "training on cpu" in (only(tmp_path) / "3" / "train.log").read_text()
     assert "training on cpu" not in ended.out
-
-
-def pids(sweep):
-    """Of the processes that have the log of one of the sweep's jobs open."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            files = [file.readlink() for file in (process / "fd").iterdir()]
-            if any(file.is_relative_to(sweep) and file.name == "train.log" for file in files):
-                found.append(int(process.name))
-    return found
 
 
 LONGER = ("seed=1,2,3,4", "trainer.max_epochs=40", "trainer.limit_train_batches=60", "launcher=local")
@@ -190,9 +150,10 @@ def begun(folder, *arguments, prepare=lambda: None):
     return process, only(folder)
 
 
+@pytest.mark.slow
 def test_of_several_at_once_one_is_killed_and_goes_on_later(tmp_path):
     process, sweep = begun(tmp_path)
-    os.kill(pids(sweep)[0], signal.SIGKILL)
+    os.kill(pids(sweep, "train.log")[0], signal.SIGKILL)
     ended = process.end()
     assert ended.code == 1
     assert sorted(statuses(sweep)) == ["done", "done", "done", "interrupted"]
@@ -209,7 +170,7 @@ def test_a_signal_to_all_processes_stops_several_at_once_and_they_save_their_sta
     assert (ended.code, ended.err) == (143, "train: stopped by SIGTERM\n")
     assert statuses(sweep) == ["interrupted", "interrupted"]
     assert [record(sweep / job)["reason"] for job in ("0", "1")] == ["SIGUSR1", "SIGUSR1"]
-    assert pids(sweep) == []
+    assert pids(sweep, "train.log") == []
 
 
 def test_jobs_stop_with_their_sweep_and_are_waited_for(tmp_path):
@@ -222,14 +183,16 @@ def test_jobs_stop_with_their_sweep_and_are_waited_for(tmp_path):
 
 
 def test_a_sweep_is_one_processes_at_a_time(tmp_path):
-    process, sweep = begun(tmp_path)
+    process = Process(tmp_path, "train", *sweep_arguments(tmp_path, "seed=1,2"), "trainer.max_epochs=300")
+    process.wait_for(lambda: list((tmp_path / "logs" / "train" / "multiruns").glob("*/0/run.json")))
+    sweep = only(tmp_path)
     refused = run(tmp_path, "train", "-m", f"resume={sweep}")
     assert (refused.code, refused.err) == (2, f"train: {sweep} is in use: another process is at work on this sweep\n")
     process.send(signal.SIGTERM)
     process.end()
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("local", marks=pytest.mark.slow)])
 def test_hopeless_jobs_are_pruned(tmp_path, launcher):
     drawn = [
         "sweep=random",

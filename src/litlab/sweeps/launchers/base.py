@@ -1,8 +1,12 @@
 """What all launchers do: start the jobs of a sweep, and say how each has ended."""
 
+import os
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from litlab.errors import UserError
@@ -44,3 +48,19 @@ def left_alone(jobs: Iterator[Job]) -> Iterator[Job]:
                 raise UserError(f"{job.folder} is in use: another process is at work on this run")
             time.sleep(0.1)
         yield job
+
+
+@contextmanager
+def printing_apart(folder: Path) -> Iterator[None]:
+    """Print nothing between the lines of other jobs: errors go into the log in the run's folder, the rest nowhere."""
+    kept = {stream: os.dup(stream.fileno()) for stream in (sys.stdout, sys.stderr)}
+    with (folder / "train.log").open("a") as log, Path(os.devnull).open("w") as nothing:
+        os.dup2(nothing.fileno(), sys.stdout.fileno())
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    try:
+        yield
+    finally:
+        for stream, copy in kept.items():
+            stream.flush()
+            os.dup2(copy, stream.fileno())
+            os.close(copy)

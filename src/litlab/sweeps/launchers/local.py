@@ -10,13 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
-from pathlib import Path
 from typing import Any
 
 from litlab.interruption import Interrupted, stop
 from litlab.processes import nursery
 from litlab.sweeps.job import Job, run
-from litlab.sweeps.launchers.base import Ended, left_alone
+from litlab.sweeps.launchers.base import Ended, left_alone, printing_apart
 
 
 @dataclass(frozen=True)
@@ -90,22 +89,19 @@ def _work(job: Job, slot: Slot) -> None:
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
             threading.Thread(target=_stop_with_the_sweep, daemon=True).start()
-            _settle_in(job, slot)
-            reason = run(job)
+            _keep_to(slot)
+            with printing_apart(job.folder):
+                reason = run(job)
         except Interrupted as error:
             sys.exit(error.exit_code)
     sys.exit(1 if reason else 0)
 
 
-def _settle_in(job: Job, slot: Slot) -> None:
-    """Keep to the slot, and print nothing between the lines of other jobs."""
+def _keep_to(slot: Slot) -> None:
     if slot.cores:
         os.sched_setaffinity(0, slot.cores)
     if slot.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = slot.gpu
-    with (job.folder / "train.log").open("a") as log, Path(os.devnull).open("w") as nothing:
-        os.dup2(nothing.fileno(), sys.stdout.fileno())
-        os.dup2(log.fileno(), sys.stderr.fileno())
 
 
 def _stop_with_the_sweep() -> None:
