@@ -35,7 +35,7 @@ cluster.shutdown()
 
 @contextmanager
 def two_machines(**environment):
-    """A cluster's address, and what loses its second machine; each has one core, and is one only as far as Ray can tell."""
+    """A cluster's address, and what loses its second machine; they are two only as far as Ray can tell."""
     environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"} | environment
     with subprocess.Popen(
         [sys.executable, "-c", TWO_MACHINES], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
