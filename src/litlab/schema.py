@@ -3,6 +3,7 @@
 The values themselves are in `configs/`; nothing here has a default, so each has one home.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -159,10 +160,21 @@ class Sweep(Settings):
     """Metrics by which jobs are compared, and which values are the better ones; null for the monitored one alone."""
     pruner: Literal["none", "median", "hyperband"]
     """Which rule of Optuna's stops a job early that does worse than the others did."""
+    storage: str | None
+    """URL of the database that keeps the study, such as postgresql+psycopg://…; null for a file in the folder."""
     on_error: Literal["continue", "stop"]
     """Whether the other jobs go on when one fails."""
     dry_run: bool
     """Whether the jobs are only listed."""
+
+    @cross_check(mode="after")
+    def _storage_holds_no_password(self) -> Self:
+        if re.search(r"://[^:/]*:[^@]+@|[?&][^=&]*passw", self.storage or ""):
+            raise ValueError(
+                "sweep.storage: holds a password, which would be written into the sweep's folder; leave it out: "
+                "PostgreSQL's library takes it from ~/.pgpass or PGPASSWORD"
+            )
+        return self
 
     @cross_check(mode="after")
     def _pruning_goes_by_one_metric(self) -> Self:

@@ -31,8 +31,12 @@ LARGEST_TEXT = 2**20
 """Bytes that a config or a record may have: hundreds of times what ours have."""
 
 
-def read_text(file: Path) -> str:
-    """The content of a text that may be anybody's.
+LARGEST_PLAN = 2**24
+"""Bytes that a sweep's plan may have, which lists its jobs."""
+
+
+def read_text(file: Path, most: int = LARGEST_TEXT) -> str:
+    """The content of a text that may be anybody's, of at most so many bytes.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -40,8 +44,8 @@ def read_text(file: Path) -> str:
     """
     if not file.is_file():  # a pipe, say, from which one would read for ever
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
-    if file.stat().st_size > LARGEST_TEXT:
-        raise ValueError(f"it is larger than {LARGEST_TEXT} bytes")
+    if file.stat().st_size > most:
+        raise ValueError(f"it is larger than {most} bytes")
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

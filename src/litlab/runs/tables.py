@@ -22,7 +22,7 @@ from rich.table import Table
 
 from litlab.errors import UserError
 from litlab.refusals import as_override, one_line
-from litlab.runs.files import read_text
+from litlab.runs.files import LARGEST_PLAN, read_text
 from litlab.runs.run import Run, Status
 
 Mode = Literal["min", "max"]
@@ -95,7 +95,7 @@ def _scan(folder: Path) -> tuple[list[Path], dict[Path, int]]:
 
 def _planned(file: Path) -> int:
     try:
-        jobs = json.loads(read_text(file))["planned"]
+        jobs = json.loads(read_text(file, LARGEST_PLAN))["planned"]
     except (OSError, ValueError, KeyError, TypeError):
         return 0
     return jobs if isinstance(jobs, int) else 0

@@ -3,12 +3,16 @@
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from litlab import schema
 from litlab.config import check, load, parse
 from litlab.errors import ProcessLost, Pruned, TrainingError, UserError
 from litlab.job_log import log_into
 from litlab.sweeps.space import Params
+
+if TYPE_CHECKING:
+    from litlab.sweeps.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
@@ -17,8 +21,8 @@ log = logging.getLogger(__name__)
 class Pruning:
     """How a job gets to know that others do better."""
 
-    sweep: Path
-    """The sweep's folder."""
+    ledger: "Ledger"
+    """Where that stands."""
     rule: str
     """Optuna's name of it."""
     metric: str
@@ -63,7 +67,7 @@ def run(job: Job) -> str | None:
         if job.pruning:
             from litlab.sweeps.study import Pruner
 
-            hopeless = job.pruning.metric, Pruner(job.pruning.sweep, job.number, job.pruning.rule)
+            hopeless = job.pruning.metric, Pruner(job.pruning.ledger.load(job.pruning.rule), job.number)
         resuming = (job.folder / "run.json").exists()
         train(config, job.folder, job.params, resuming=resuming, changed=job.changed, hopeless=hopeless)
     except Pruned as reason:

@@ -6,6 +6,7 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from uuid import uuid4
 
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -21,10 +22,13 @@ from litlab import schema
 from litlab.checking import MOST_PROBLEMS
 from litlab.config import check, explain, parse, refuse_calls, run_config, without
 from litlab.errors import UserError
-from litlab.runs.files import read_text, write_text
+from litlab.runs.files import LARGEST_PLAN, read_text, write_text
 from litlab.sweeps.space import Dimension, Params, grid, overrides, texts
 
 FILE = "plan.json"
+
+CHANGEABLE = ("n_trials", "storage", "on_error", "dry_run")
+"""What of the sweep's settings may be told anew when it goes on."""
 
 OBJECTIVES = "'sweep.objectives={train/loss:min}'"
 """How to say what else to go by; in quotes, as the shell knows braces, too."""
@@ -58,6 +62,8 @@ class Plan(schema.Settings):
     """The jobs of a grid, in order; otherwise none."""
     planned: int
     """How many jobs there are."""
+    study: str
+    """Name of Optuna's study in a database, which others may share."""
 
     @classmethod
     def make(cls, settings: schema.SweepCommand, loader: ConfigLoader, arguments: Sequence[str]) -> Self:
@@ -89,7 +95,10 @@ class Plan(schema.Settings):
             objectives=_objectives(sampling, bases[0]),
             jobs=jobs,
             planned=len(jobs) if isinstance(sampling, schema.Grid) else sampling.n_trials,
+            study=f"sweep-{uuid4()}",
         )
+        if len(plan._text()) > LARGEST_PLAN:
+            raise UserError(f"{plan.planned:,} jobs with so many values make too large a {FILE}: make several sweeps")
         plan._check()
         return plan
 
@@ -102,7 +111,7 @@ class Plan(schema.Settings):
         """
         file = folder / FILE
         try:
-            return cls.model_validate_json(read_text(file))
+            return cls.model_validate_json(read_text(file, LARGEST_PLAN))
         except ValidationError as error:
             detail = error.errors()[0]
             place = ".".join(map(str, detail["loc"])) or "the whole"
@@ -112,7 +121,7 @@ class Plan(schema.Settings):
 
     def save(self, folder: Path) -> None:
         """Write it there."""
-        write_text(folder / FILE, self.model_dump_json(indent=1) + "\n")
+        write_text(folder / FILE, self._text())
 
     def changed(self, sampling: Mapping[str, Any]) -> Self:
         """The same with other settings of what chooses the jobs."""
@@ -122,7 +131,7 @@ class Plan(schema.Settings):
 
     def definition(self) -> dict[str, Any]:
         """What must be the same for a sweep to be the same one."""
-        return self.model_dump(exclude={"planned": True, "sampling": {"n_trials", "on_error", "dry_run"}})
+        return self.model_dump(exclude={"study": True, "planned": True, "sampling": set(CHANGEABLE)})
 
     def config(self, job: Params) -> DictConfig:
         """The config of the run that has these values.
@@ -161,6 +170,9 @@ class Plan(schema.Settings):
         else:
             lines = [f"drawn by {self.sampling.sampler} from", *(f"  {dimension}" for dimension in self.dimensions)]
         return "\n".join([*lines, f"{self.planned} {'job' if self.planned == 1 else 'jobs'}"])
+
+    def _text(self) -> str:
+        return self.model_dump_json(indent=1) + "\n"
 
     @cached_property
     def _composed(self) -> list[DictConfig]:

@@ -1,7 +1,9 @@
 """What a sweep varies: the keys that the command line gives several values, and their combinations."""
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 
 Params = dict[str, str]
 """One job's values: text in Hydra's grammar, by the key as it stands on the command line."""
+
+MOST_JOBS = 100_000
+"""Of a grid: an hour's work for the sweep itself, and more than memory and files are made for."""
 
 
 class Dimension(Settings):
@@ -52,7 +57,10 @@ class Dimension(Settings):
             if value.start is None or value.end is None or not value.start < value.end:
                 raise UserError(f"{override.input_line}: an interval needs a lower and a higher end")
             return cls(key=key, low=value.start, high=value.end, log="log" in value.tags)
-        choices = list(override.sweep_string_iterator())
+        choices = list(itertools.islice(override.sweep_string_iterator(), MOST_JOBS + 1))
+        if len(choices) > MOST_JOBS:
+            hint = "sweep=random draws from interval(…)"
+            raise UserError(f"{override.input_line}: has more than {MOST_JOBS:,} values; {hint}")
         if len(set(choices)) < len(choices) or not choices:
             raise UserError(f"{override.input_line}: has {'the same value twice' if choices else 'no value'}")
         if isinstance(value, RangeSweep) and not in_grid:
@@ -82,6 +90,19 @@ class Dimension(Settings):
             return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
         except ValueError as error:
             raise UserError(f"{self.key}: {error}") from error
+
+    def scale(self) -> "BaseDistribution":
+        """What a grid's values lie on; numbers where all are, as Optuna keeps the list of others with each trial."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        with suppress(ValueError):
+            whole = list(map(int, self.choices))
+            return IntDistribution(min(whole), max(whole))
+        with suppress(ValueError):
+            numbers = list(map(float, self.choices))
+            if all(map(math.isfinite, numbers)):
+                return FloatDistribution(min(numbers), max(numbers))
+        return CategoricalDistribution(self.choices)
 
     def suggest(self, trial: "Trial") -> str:
         """The value that Optuna gives the trial, in Hydra's grammar; a second time the same."""
@@ -113,7 +134,10 @@ def grid(dimensions: Sequence[Dimension], settings: schema.Grid) -> list[Params]
     for condition in itertools.chain(*excluded):
         if condition.key not in by_name:
             raise UserError(f"sweep.exclude: {condition.key} has not several values; there is {', '.join(by_name)}")
-    axes = _axes(by_name, _lists(settings.zip))
+    axes = list(_axes(by_name, _lists(settings.zip)))
+    if (count := math.prod(map(len, axes))) > MOST_JOBS:
+        hint = "sweep=random sweep.n_trials=N does N of them by chance"
+        raise UserError(f"{count:,} jobs are more than a grid may have, which is {MOST_JOBS:,}; {hint}")
     jobs = [dict(itertools.chain(*(values.items() for values in parts))) for parts in itertools.product(*axes)]
     kept = [job for job in jobs if not any(_all_hold(conditions, job) for conditions in excluded)]
     if not kept:
@@ -151,6 +175,19 @@ def _axes(by_name: Mapping[str, Dimension], zipped: list[list[str]]) -> Iterator
 def _all_hold(conditions: Sequence[Condition], job: Params) -> bool:
     values = {override.key_or_group: override.value() for override in overrides(job)}
     return all(condition.holds(values) for condition in conditions)
+
+
+def value_of(text: str, distribution: "BaseDistribution") -> str | float:
+    """What Optuna is told of a value in Hydra's grammar.
+
+    Raises:
+        ValueError: it is none of that kind.
+    """
+    from optuna.distributions import FloatDistribution, IntDistribution
+
+    if isinstance(distribution, IntDistribution):
+        return int(text)
+    return float(text) if isinstance(distribution, FloatDistribution) else text
 
 
 def overrides(params: Params) -> list[Override]:

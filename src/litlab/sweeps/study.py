@@ -1,60 +1,25 @@
 """Optuna's study of a sweep: which jobs there are, what became of them, and which comes next."""
 
-import os
-from collections.abc import Callable
+import warnings
 from pathlib import Path
 
 import numpy as np
 import optuna
-from filelock import FileLock
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from litlab import schema
-from litlab.errors import UserError
+from litlab.errors import ProcessLost, UserError
 from litlab.refusals import first_lines
-from litlab.sweeps.outcome import Outcome
+from litlab.runs.run import Record
+from litlab.sweeps.ledger import NAME, Ledger, reason, trial_of
+from litlab.sweeps.outcome import Outcome, record_of
 from litlab.sweeps.plan import Plan
-from litlab.sweeps.space import Params
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-JOURNAL = "study.journal"
-NAME = "sweep"
+from litlab.sweeps.space import Params, value_of
 
 DIRECTIONS = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
-
-PRUNERS: dict[str, Callable[[], BasePruner]] = {
-    "none": NopPruner,
-    "median": MedianPruner,
-    "hyperband": HyperbandPruner,
-}
-
-
-class Lock(BaseJournalFileLock):
-    """The operating system's, which lets go of it when a process is killed; Optuna's own stays until it is stale."""
-
-    def __init__(self, file: Path) -> None:
-        self._lock = FileLock(file)
-
-    def acquire(self) -> bool:
-        """Wait for it."""
-        self._lock.acquire()
-        return True
-
-    def release(self) -> None:
-        """Let go of it."""
-        self._lock.release()
-
-
-def journal(folder: Path) -> JournalStorage:
-    """The sweep's ledger, for any number of processes."""
-    return JournalStorage(JournalFileBackend(str(folder / JOURNAL), Lock(folder / f".{JOURNAL}.lock")))
 
 
 class Study:
@@ -62,23 +27,22 @@ class Study:
 
     A job that was interrupted stays a running trial, which is gone on with before others are begun. What a trial is
     given depends on its number and on the trials before it alone: a sweep that goes on draws what it would have.
+
+    Attributes:
+        ended: the numbers of the trials whose jobs are not to go on.
     """
 
     def __init__(self, folder: Path, plan: Plan) -> None:
         self.folder, self.plan = folder, plan
-        directions = [DIRECTIONS[mode] for mode in plan.objectives.values()]
-        try:
-            _mend(folder / JOURNAL)
-            self.study = optuna.create_study(
-                storage=journal(folder), study_name=NAME, directions=directions, load_if_exists=True
-            )
-            known = len(self.trials())
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            hint = "remove it, and what the jobs' folders say is entered again"
-            raise UserError(f"{folder / JOURNAL} is damaged: {first_lines(error)}; {hint}") from error
-        for job in plan.jobs[known:]:
-            self.study.add_trial(_waiting(job, plan))
-        self._unfinished = [trial.number for trial in self.trials() if self._is_unfinished(trial)]
+        url = plan.sampling.storage
+        self.ledger = Ledger(folder, url, NAME if url is None else plan.study)
+        self.study = self.ledger.create([DIRECTIONS[mode] for mode in plan.objectives.values()])
+        trials = self.trials()
+        self.ended = {trial.number for trial in trials if trial.state.is_finished()}
+        self._begun = len(trials)
+        self._unfinished = [trial.number for trial in trials if self._is_unfinished(trial)]
+        in_grid = isinstance(plan.sampling, schema.Grid)
+        self._distributions = {one.key: one.scale() if in_grid else one.distribution() for one in plan.dimensions}
 
     def _is_unfinished(self, trial: FrozenTrial) -> bool:
         """Whether the job was begun, and its folder does not hold what it was to leave there."""
@@ -89,13 +53,6 @@ class Study:
         """All trials, in order of their numbers."""
         return self.study.get_trials(deepcopy=False)
 
-    def _waiting(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-
-    def ended(self) -> list[FrozenTrial]:
-        """The trials whose jobs are not to go on."""
-        return [trial for trial in self.trials() if trial.state.is_finished()]
-
     def best(self) -> list[FrozenTrial]:
         """The trial with the best value; of several objectives, those than which no other is better in all."""
         done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -104,70 +61,103 @@ class Study:
         return [self.study.best_trial]
 
     def next(self) -> tuple[int, Params] | None:
-        """The job to start now; None when all were started."""
+        """The job to start now; None when all were started.
+
+        Raises:
+            UserError: in the job's folder is another sweep's.
+        """
         if self._unfinished:
-            number = self._unfinished.pop(0)
-            trial = optuna.Trial(self.study, self.trials()[number]._trial_id)
-        elif len(self.trials()) >= self.plan.planned and not self._waiting():
+            trial = trial_of(self.study, self._unfinished.pop(0))
+        elif self._begun >= self.plan.planned:
             return None
         else:
-            trial = self.study.ask()
+            trial = self._begin(self._begun)
+            self._begun += 1
         return trial.number, self._params(trial)
+
+    def _begin(self, number: int) -> optuna.Trial:
+        """A new trial, with all that is known of its job.
+
+        Study.ask would look through all trials first, for one that waits: there is none.
+        """
+        trial_id = self.study._storage.create_new_trial(self.study._study_id, template_trial=self._known(number))
+        return optuna.Trial(self.study, trial_id)
+
+    def _known(self, number: int) -> FrozenTrial | None:
+        """A job as its place in the grid and its folder have it; None where its values are still to be drawn."""
+        folder = self.folder / str(number)
+        record = record_of(folder)  # there is one if the study was lost, or is kept elsewhere now
+        if isinstance(self.plan.sampling, schema.Grid):
+            job = self.plan.jobs[number]
+        elif record and record.overrides.keys() >= self._distributions.keys():
+            job = record.overrides
+        else:
+            return None
+        try:
+            return create_trial(
+                state=TrialState.RUNNING,
+                params={key: value_of(job[key], one) for key, one in self._distributions.items()},
+                distributions=self._distributions,
+                intermediate_values=self._reported(record) if record else None,
+            )
+        except ValueError as error:
+            hint = "remove it, and the job is done again"
+            raise UserError(f"{folder} is of another sweep: {first_lines(error)}; {hint}") from error
+
+    def _reported(self, record: Record) -> dict[int, float]:
+        """What a job has told its pruner."""
+        if self.plan.sampling.pruner == "none":
+            return {}
+        metric, validations = next(iter(self.plan.objectives)), enumerate(record.metrics.validations)
+        return {index: one.metrics[metric] for index, one in validations if metric in one.metrics}
+
+    def _params(self, trial: optuna.Trial) -> Params:
+        sampling = self.plan.sampling
+        if isinstance(sampling, schema.Grid):
+            return self.plan.jobs[trial.number]
+        params = {}
+        for index, dimension in enumerate(self.plan.dimensions):
+            self.study.sampler = _sampler(sampling, (trial.number, index))
+            params[dimension.key] = dimension.suggest(trial)
+        return params
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """Enter how a job has ended, unless it is to go on later."""
-        trial = optuna.Trial(self.study, self.trials()[number]._trial_id)
-        if outcome.status in ("running", "interrupted", "missing") or self.trials()[number].state.is_finished():
+        if outcome.status in ("running", "interrupted", "missing") or number in self.ended:
             return
         if outcome.status == "done":
-            self.study.tell(trial, [outcome.values[name] for name in self.plan.objectives])
+            self.study.tell(number, [outcome.values[name] for name in self.plan.objectives])
         elif outcome.status == "pruned":
-            self.study.tell(trial, state=TrialState.PRUNED)
+            self.study.tell(number, state=TrialState.PRUNED)
         else:
-            trial.set_user_attr("reason", outcome.reason)
-            self.study.tell(trial, state=TrialState.FAIL)
-
-    def _params(self, trial: optuna.Trial) -> Params:
-        params = {}
-        for index, dimension in enumerate(self.plan.dimensions):
-            if isinstance(self.plan.sampling, schema.Sampled):
-                self.study.sampler = _sampler(self.plan.sampling, (trial.number, index))
-            params[dimension.key] = dimension.suggest(trial)
-        return params
+            trial_of(self.study, number).set_user_attr("reason", outcome.reason)
+            self.study.tell(number, state=TrialState.FAIL)
+        self.ended.add(number)
 
 
 class Pruner:
     """Tells a job, in whichever process, whether to stop because others do better."""
 
-    def __init__(self, folder: Path, number: int, pruner: str) -> None:
-        study = optuna.load_study(study_name=NAME, storage=journal(folder), pruner=PRUNERS[pruner]())
-        trial = study.get_trials(deepcopy=False)[number]
-        self._trial = optuna.Trial(study, trial._trial_id)
-        self._reported = set(trial.intermediate_values)
+    def __init__(self, study: optuna.Study, number: int) -> None:
+        self._trial = trial_of(study, number)
 
     def __call__(self, validation: int, value: float) -> bool:
-        """Report the objective at the n-th validation, from 0; whether to stop."""
-        if validation not in self._reported:  # by a process that was killed before it had saved that
-            self._trial.report(value, validation)
-        return self._trial.should_prune()
+        """Report the objective at the n-th validation, from 0; whether to stop.
 
-
-def _waiting(job: Params, plan: Plan) -> FrozenTrial:
-    distributions = {dimension.key: dimension.distribution() for dimension in plan.dimensions}
-    return create_trial(state=TrialState.WAITING, params=dict(job), distributions=distributions)
+        Raises:
+            ProcessLost: the database does not answer.
+        """
+        try:
+            with warnings.catch_warnings():
+                # That it was reported before: by a process that was killed before it had saved so much.
+                warnings.filterwarnings("ignore", message="The reported value is ignored")
+                self._trial.report(value, validation)
+            return self._trial.should_prune()
+        except StorageInternalError as error:
+            raise ProcessLost(f"sweep.storage does not answer: {reason(error)}") from error
 
 
 def _sampler(settings: schema.Sampled, place: tuple[int, int]) -> BaseSampler:
     """A sampler whose draws depend on the seed and the place, a trial and its parameter, and not on draws before."""
     seed = int(np.random.SeedSequence((settings.seed, *place)).generate_state(1)[0])
     return TPESampler(multivariate=False, seed=seed) if settings.sampler == "tpe" else RandomSampler(seed)
-
-
-def _mend(file: Path) -> None:
-    """Take away a last line that a killed process has not written to its end."""
-    if not file.exists():
-        return
-    text = file.read_bytes()
-    whole = text.rfind(b"\n") + 1
-    if whole < len(text):
-        os.truncate(file, whole)

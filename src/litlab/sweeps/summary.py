@@ -58,7 +58,8 @@ def _tell_of_others(jobs: Sequence[Outcome]) -> None:
 def _tell_of_best(folder: Path, plan: Plan, best: Sequence[FrozenTrial]) -> None:
     """Print it, and write its config where `experiment=` takes it from; of several objectives there may be several."""
     for trial in best:
-        job = {key: value if isinstance(value, str) else repr(value) for key, value in trial.params.items()}
+        drawn = {key: value if isinstance(value, str) else repr(value) for key, value in trial.params.items()}
+        job = plan.jobs[trial.number] if plan.jobs else drawn
         values = [f"{name} {value:.4g}" for name, value in zip(plan.objectives, trial.values, strict=True)]
         title = f"job {trial.number}: {', '.join([*values, ' '.join(texts(job))])}".removesuffix(", ")
         file = folder / "experiment" / f"job_{trial.number}.yaml"

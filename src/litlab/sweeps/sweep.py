@@ -8,6 +8,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf
+from optuna.exceptions import StorageInternalError
 
 from litlab import schema
 from litlab.components import build
@@ -19,14 +20,12 @@ from litlab.runs.files import write_text
 from litlab.runs.run import resume_command
 from litlab.sweeps.job import Job, Pruning
 from litlab.sweeps.launchers.base import Launcher
+from litlab.sweeps.ledger import Ledger, database, reason
 from litlab.sweeps.outcome import Outcome, outcome, settle
-from litlab.sweeps.plan import FILE, Plan
+from litlab.sweeps.plan import CHANGEABLE, FILE, Plan
 from litlab.sweeps.space import Params, texts
 from litlab.sweeps.study import Study
 from litlab.sweeps.summary import conclude
-
-CHANGEABLE = ("n_trials", "on_error", "dry_run")
-"""What a sweep may be told anew when it goes on."""
 
 
 def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> None:
@@ -52,6 +51,8 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
         print(plan.listing())
         return
     launcher: Launcher = build(settings.launcher)
+    if plan.sampling.storage is not None:
+        database(plan.sampling.storage).engine.dispose()  # what cannot be had is refused before there is a folder
     folder = folder or _new_folder(config)
     with _claimed(folder), _stopping_with_a_hint(folder):
         plan.save(folder)
@@ -91,18 +92,16 @@ def _plan_to_resume(
     plan = Plan.load(folder)
     given = {text.lstrip("+").partition("=")[0] for text in arguments}
     given = {key for key in given if key.partition(".")[0] not in ("resume", "launcher", "paths")}
-    if given <= {"sweep", *(f"sweep.{name}" for name in CHANGEABLE)} and settings.sweep.sampler in (
+    told = plan.changed({name: getattr(settings.sweep, name) for name in CHANGEABLE if f"sweep.{name}" in given})
+    repeats = not given <= {"sweep", *(f"sweep.{name}" for name in CHANGEABLE)} or settings.sweep.sampler not in (
         plan.sampling.sampler,
         "grid",  # as it is if nothing is said
-    ):
-        changes = {name: getattr(settings.sweep, name) for name in CHANGEABLE if f"sweep.{name}" in given}
-        wanted = plan.changed(changes)
-    else:
-        wanted = Plan.make(settings, loader, arguments)
-    if wanted.definition() != plan.definition() or wanted.planned < plan.planned:
+    )
+    is_other = repeats and Plan.make(settings, loader, arguments).definition() != plan.definition()
+    if is_other or told.planned < plan.planned:
         hint = "leave out all but resume, launcher and sweep.on_error; sweep=NAME sweep.n_trials=N may ask for more"
         raise UserError(f"resume={folder}: was planned with other settings than these: {hint}")
-    return wanted
+    return told
 
 
 @contextmanager
@@ -114,6 +113,9 @@ def _stopping_with_a_hint(folder: Path) -> Iterator[None]:
     except Interrupted:
         print(f"the sweep goes on with: {command}")
         raise
+    except StorageInternalError as error:
+        where = f"sweep.storage does not answer: {reason(error)}"
+        raise UserError(f"{where}; what is done is kept, go on with: {command}") from error
     except OSError as error:
         if not os.fsdecode(error.filename or folder).startswith(str(folder)):
             raise
@@ -141,7 +143,7 @@ def _run(folder: Path, plan: Plan, study: Study, launcher: Launcher) -> dict[int
                 following = study.next()
                 if following is None:
                     return
-                job = _prepare(folder, plan, *following)
+                job = _prepare(folder, plan, study.ledger, *following)
             found = outcome(job.folder, plan.objectives)
             if found.status not in ("missing", "running", "interrupted"):
                 study.tell(job.number, found)  # the sweep was killed before it could
@@ -155,15 +157,15 @@ def _run(folder: Path, plan: Plan, study: Study, launcher: Launcher) -> dict[int
             with stop.held_back():
                 outcomes[number] = settle(ended, plan.objectives)
                 study.tell(number, outcomes[number])
-            print(f"job {number}: {outcomes[number]} ({len(study.ended())} of {plan.planned})")
+            print(f"job {number}: {outcomes[number]} ({len(study.ended)} of {plan.planned})")
     return outcomes
 
 
-def _prepare(folder: Path, plan: Plan, number: int, params: Params) -> Job:
+def _prepare(folder: Path, plan: Plan, ledger: Ledger, number: int, params: Params) -> Job:
     """Put the job's config into its folder, unless it was begun."""
     pruning = None
     if plan.sampling.pruner != "none":
-        pruning = Pruning(folder, plan.sampling.pruner, next(iter(plan.objectives)))
+        pruning = Pruning(ledger, plan.sampling.pruner, next(iter(plan.objectives)))
     job = Job(folder / str(number), number, params, pruning, folder)
     if not (job.folder / "run.json").exists():
         config = OmegaConf.to_yaml(plan.config(params))

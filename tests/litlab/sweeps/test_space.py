@@ -11,7 +11,7 @@ def dimensions(*overrides, in_grid=True):
 
 
 def settings(**given):
-    common = {"objectives": None, "pruner": "none", "on_error": "continue", "dry_run": False}
+    common = {"objectives": None, "pruner": "none", "storage": None, "on_error": "continue", "dry_run": False}
     return schema.Grid(**common, sampler="grid", **{"zip": [], "exclude": [], **given})
 
 

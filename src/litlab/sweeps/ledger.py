@@ -1,0 +1,147 @@
+"""Where a sweep's study is kept: in a file in its folder, or in a database that many share."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock
+from optuna.exceptions import StorageInternalError
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.study import StudyDirection
+
+from litlab.errors import UserError
+from litlab.refusals import first_lines
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+JOURNAL = "study.journal"
+
+NAME = "sweep"
+"""The study's in the file, which has no other."""
+
+PRUNERS: dict[str, Callable[[], BasePruner]] = {
+    "none": NopPruner,
+    "median": MedianPruner,
+    "hyperband": HyperbandPruner,
+}
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """What any process needs to know to open the study.
+
+    Attributes:
+        folder: the sweep's.
+        url: the database's; None for a file in the folder.
+        name: the study's.
+    """
+
+    folder: Path
+    url: str | None
+    name: str
+
+    def create(self, directions: Sequence[StudyDirection]) -> optuna.Study:
+        """The study, for the one process that begins and ends its trials; a new one where it is not there.
+
+        Raises:
+            UserError: the database cannot be had, or the file is damaged.
+        """
+        if self.url is not None:
+            # A connection that was lost between two jobs is noticed, and another one made.
+            study = self._create(database(self.url, engine_kwargs={"pool_pre_ping": True}), directions)
+            study.set_user_attr("folder", str(self.folder))  # for those who look at a database with many studies
+            return study
+        try:
+            _mend(self.folder / JOURNAL)
+            study = self._create(journal(self.folder), directions)
+            study.get_trials(deepcopy=False)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            hint = "remove it, and what the jobs' folders say is entered again"
+            raise UserError(f"{self.folder / JOURNAL} is damaged: {first_lines(error)}; {hint}") from error
+        return study
+
+    def _create(self, storage: BaseStorage, directions: Sequence[StudyDirection]) -> optuna.Study:
+        return optuna.create_study(storage=storage, study_name=self.name, directions=directions, load_if_exists=True)
+
+    def load(self, rule: str) -> optuna.Study:
+        """The study, for a job that reports to it and asks whether to stop, by one of PRUNERS.
+
+        Raises:
+            UserError: the database cannot be had.
+        """
+        if self.url is None:
+            storage: BaseStorage = journal(self.folder)
+        else:
+            from sqlalchemy import NullPool
+
+            # Connected only while it asks: a server has fewer connections than there may be jobs.
+            known_to_be_right = {"skip_table_creation": True, "skip_compatibility_check": True}
+            storage = database(self.url, engine_kwargs={"poolclass": NullPool}, **known_to_be_right)
+        return optuna.load_study(study_name=self.name, storage=storage, pruner=PRUNERS[rule]())
+
+
+def trial_of(study: optuna.Study, number: int) -> optuna.Trial:
+    """One of the study's trials, to go on with it."""
+    trial_id = study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number)
+    return optuna.Trial(study, trial_id)
+
+
+class Lock(BaseJournalFileLock):
+    """The operating system's, which lets go of it when a process is killed; Optuna's own stays until it is stale."""
+
+    def __init__(self, file: Path) -> None:
+        self._lock = FileLock(file)
+
+    def acquire(self) -> bool:
+        """Wait for it."""
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        """Let go of it."""
+        self._lock.release()
+
+
+def journal(folder: Path) -> JournalStorage:
+    """The file in the folder, for any number of processes."""
+    return JournalStorage(JournalFileBackend(str(folder / JOURNAL), Lock(folder / f".{JOURNAL}.lock")))
+
+
+def _mend(file: Path) -> None:
+    """Take away a last line that a killed process has not written to its end."""
+    if not file.exists():
+        return
+    text = file.read_bytes()
+    whole = text.rfind(b"\n") + 1
+    if whole < len(text):
+        os.truncate(file, whole)
+
+
+def database(url: str, **settings: Any) -> RDBStorage:
+    """The database at SQLAlchemy's URL, with Optuna's tables in it; `settings` are RDBStorage's.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    from sqlalchemy.exc import SQLAlchemyError  # takes a while, for which a sweep without a database need not wait
+
+    try:
+        return RDBStorage(url, **settings)
+    except ImportError as error:
+        hint = "; pip install -e '.[postgresql]' brings it for postgresql+psycopg://…" if "postgresql" in url else ""
+        raise UserError(f"sweep.storage={url}: takes {getattr(error.__cause__, 'name', error)}{hint}") from error
+    except (SQLAlchemyError, StorageInternalError, ValueError, LookupError, RuntimeError) as error:
+        raise UserError(f"sweep.storage={url}: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """What a database says, without what SQLAlchemy and Optuna wrap it in."""
+    if isinstance(error, StorageInternalError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return first_lines(getattr(error, "orig", None) or error)
