@@ -1,4 +1,4 @@
-"""Measures sweeps: what TPE finds against chance, what pruning saves, what a job costs, what two at once gain.
+"""Measures sweeps: what TPE finds against chance, what pruning saves, what jobs and trials cost, what two at once gain.
 
 Each sweep is a `train -m` in a process of its own, forked from this one so that torch is imported once.
 """
@@ -22,7 +22,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import optuna
 import torch
+from optuna.samplers import RandomSampler
+from optuna.trial import create_trial
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -33,6 +37,10 @@ from litlab import cli, schema
 from litlab.commands.compare import compare
 from litlab.runs.files import write_text
 from litlab.runs.run import Record, Run
+from litlab.sweeps.outcome import Outcome
+from litlab.sweeps.plan import Base, Plan
+from litlab.sweeps.space import Dimension
+from litlab.sweeps.study import Study
 
 LITLAB = (sys.executable, "-m", "litlab")
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,6 +61,9 @@ SHORT = (
 )
 GRID = ("seed=1,2,3", "optimizer.lr=0.001,0.003", "data.batch_size=50,100", "trainer.max_epochs=1")
 KILLS = 3
+SIZES = (100, 1_000, 10_000)
+CHOICES = 20
+"""Jobs that are chosen when the study has grown to a size; the median counts."""
 KINDS = {
     "random": ("sweep=random",),
     "tpe": ("sweep=tpe",),
@@ -62,7 +73,7 @@ KINDS = {
 
 def main() -> None:
     """Measure what the command line says, by default all."""
-    measures = {"search": search, "survive": survive, "cost": cost, "parallel": parallel}
+    measures = {"search": search, "survive": survive, "cost": cost, "choice": choice, "parallel": parallel}
     parser = argparse.ArgumentParser(prog="scripts/sweeps", description="Measures sweeps.")
     parser.add_argument("measures", nargs="*", metavar="|".join(measures), help="what to measure (all)")
     asked = parser.parse_args().measures or list(measures)
@@ -139,7 +150,7 @@ def rows(sweep: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in group.items() if key not in ("seconds", "runs")} for group in groups]
 
 
-def cost(folder: Path, sizes: Sequence[int] = (100, 1000)) -> Table:
+def cost(folder: Path, sizes: Sequence[int] = SIZES) -> Table:
     """What does the sweeper itself take, when training takes nothing, and comparing what it left behind?"""
     table = Table("jobs that do nothing", "ms a job", "more memory at the end, MB", "compare, s", box=None)
     for jobs in sizes:
@@ -152,6 +163,70 @@ def cost(folder: Path, sizes: Sequence[int] = (100, 1000)) -> Table:
         growth = after.get() - before.get()
         table.add_row(str(jobs), f"{1000 * seconds / jobs:.1f}", f"{growth:.0f}", f"{comparing:.2f}")
     return table
+
+
+def choice(folder: Path, sizes: Sequence[int] = SIZES) -> Table:
+    """What does it take to choose a job and to enter how it has ended, when so many have ended before?"""
+    columns = [f"ms after {size:,}" for size in sizes]
+    table = Table("chosen by", *columns, "ms after n thousand", "opening the last, s", box=None)
+    for sampler in ("grid", "random", "tpe"):
+        found = []
+        for size in track(sizes, sampler):
+            home = folder / f"{sampler} {size}"
+            plan = plan_of(sampler, size + CHOICES)
+            fill(home, plan, size)
+            started = time.perf_counter()
+            study = Study(home, plan)
+            opening = time.perf_counter() - started
+            found.append(1000 * statistics.median(timed(partial(choose, study)) for _ in range(CHOICES)))
+        slope, base = np.polyfit(np.array(sizes) / 1000, found, 1, w=1 / np.array(found))
+        table.add_row(sampler, *(f"{one:.1f}" for one in found), f"{base:.1f} + {slope:.2f} n", f"{opening:.1f}")
+    return table
+
+
+def plan_of(sampler: str, jobs: int) -> Plan:
+    """A sweep over the seed, or by chance over three settings, without the jobs' configs."""
+    seeds = [str(seed) for seed in range(jobs)]
+    if sampler == "grid":
+        own, dimensions = {"zip": [], "exclude": []}, [Dimension(key="seed", choices=seeds)]
+    else:
+        own = {"n_trials": jobs, "seed": 0}
+        dimensions = [
+            Dimension(key="lr", low=1e-4, high=1.0, log=True),
+            Dimension(key="width", low=8, high=64, step=8),
+            Dimension(key="kind", choices=["a", "b", "c"]),
+        ]
+    common = {"sampler": sampler, "objectives": None, "pruner": "none", "storage": None}
+    return Plan(
+        dimensions=dimensions,
+        bases=[Base(choices={}, groups=[], config="")],
+        sampling=common | own | {"on_error": "continue", "dry_run": False},  # type: ignore[arg-type]
+        objectives={"val/acc": "max"},
+        jobs=[{"seed": seed} for seed in seeds] if sampler == "grid" else [],
+        planned=jobs,
+        study="",
+    )
+
+
+def fill(home: Path, plan: Plan, jobs: int) -> None:
+    """Leave a study in which so many have ended, with settings and values drawn by chance."""
+    for number in range(jobs):
+        (home / str(number)).mkdir(parents=True)
+        (home / str(number) / "run.json").touch()
+    study, values = Study(home, plan), np.random.default_rng(0).random(jobs)
+    distributions = {one.key: one.distribution() for one in plan.dimensions if not plan.jobs}
+    drawn = optuna.create_study(sampler=RandomSampler(0))
+    params = ({} if plan.jobs else drawn.ask(distributions).params for _ in values)
+    study.study.add_trials(
+        create_trial(params=one, distributions=distributions, value=value)
+        for one, value in zip(params, values, strict=True)
+    )
+
+
+def choose(study: Study) -> None:
+    """Begin a job, and enter that it is done."""
+    if following := study.next():
+        study.tell(following[0], Outcome("done", values={"val/acc": 0.5}))
 
 
 def timed(work: Callable[[], object]) -> float:
