@@ -188,7 +188,8 @@ def plan_of(sampler: str, jobs: int) -> Plan:
     """A sweep over the seed, or by chance over three settings, without the jobs' configs."""
     seeds = [str(seed) for seed in range(jobs)]
     if sampler == "grid":
-        own, dimensions = {"zip": [], "exclude": []}, [Dimension(key="seed", choices=seeds)]
+        own: dict[str, Any] = {"zip": [], "exclude": []}
+        dimensions = [Dimension(key="seed", choices=seeds)]
     else:
         own = {"n_trials": jobs, "seed": 0}
         dimensions = [

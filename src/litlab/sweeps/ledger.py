@@ -10,6 +10,7 @@ import optuna
 from filelock import FileLock
 from optuna.exceptions import StorageInternalError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
@@ -67,7 +68,14 @@ class Ledger:
         return study
 
     def _create(self, storage: BaseStorage, directions: Sequence[StudyDirection]) -> optuna.Study:
-        return optuna.create_study(storage=storage, study_name=self.name, directions=directions, load_if_exists=True)
+        # Optuna's own sampler would look through all trials, and draw, whenever a trial is but looked at.
+        return optuna.create_study(
+            storage=storage,
+            study_name=self.name,
+            directions=directions,
+            load_if_exists=True,
+            sampler=RandomSampler(),
+        )
 
     def load(self, rule: str) -> optuna.Study:
         """The study, for a job that reports to it and asks whether to stop, by one of PRUNERS.
@@ -83,7 +91,7 @@ class Ledger:
             # Connected only while it asks: a server has fewer connections than there may be jobs.
             known_to_be_right = {"skip_table_creation": True, "skip_compatibility_check": True}
             storage = database(self.url, engine_kwargs={"poolclass": NullPool}, **known_to_be_right)
-        return optuna.load_study(study_name=self.name, storage=storage, pruner=PRUNERS[rule]())
+        return optuna.load_study(study_name=self.name, storage=storage, pruner=PRUNERS[rule](), sampler=RandomSampler())
 
 
 def trial_of(study: optuna.Study, number: int) -> optuna.Trial:

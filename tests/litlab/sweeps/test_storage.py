@@ -15,9 +15,11 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from postgresql import Server
 from processes import Process, contents, run
-from test_study import done, sampled
+from test_study import COMMON, LR, done, sampled
+from test_study import plan as planned
 from test_sweep import only, record, statuses, sweep_arguments, table
 
+from litlab import schema
 from litlab.errors import ProcessLost
 from litlab.runs.run import Run
 from litlab.sweeps.ledger import database, journal
@@ -123,9 +125,10 @@ def test_a_database_that_goes_away_stops_the_sweep_and_nothing_is_lost(tmp_path,
             f"; what is done is kept, go on with: python -m litlab train -m resume={sweep}"
         )
         assert len(ended.lines()) == 1
-        assert set(statuses(sweep)) <= {"done", "interrupted"}
+        assert "interrupted" in statuses(sweep)
+        assert set(statuses(sweep)) <= {"done", "interrupted", "not begun"}
         if pruner == "median":
-            assert record(sweep / "0")["reason"].startswith("sweep.storage does not answer: ")
+            assert record(sweep / "0")["reason"].startswith("sweep.storage does not answer: "), record(sweep / "0")
         gone = run(tmp_path, "train", "-m", f"resume={sweep}")
         assert (gone.code, len(gone.lines())) == (2, 1)
         assert gone.err.startswith(f"train: sweep.storage={server.url}: connection failed: ")
@@ -266,7 +269,8 @@ def write(folder, plan, start):
 @pytest.mark.timeout(1200)
 def test_eight_writers_lose_and_double_none_of_ten_thousand_trials(server, tmp_path):
     """In a sweep one process begins and ends the trials and the others report; here all do all, which is harder."""
-    plan = sampled("random", TRIALS, storage=server.url)
+    settings = schema.Sampled(**COMMON | {"storage": server.url}, sampler="random", n_trials=TRIALS, seed=0)
+    plan = planned([LR], settings, [], TRIALS)
     database(server.url).engine.dispose()  # has the tables made
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(WRITERS)
