@@ -1,6 +1,7 @@
 """Sweeps whose study is in a database, by a real server."""
 
 import multiprocessing
+import os
 import random
 import re
 import shutil
@@ -254,15 +255,15 @@ def measured(number, validation):
 
 def write(folder, plan, start):
     """Begin jobs, report what they measure and enter how they end, all at the pace of the database."""
+    os.nice(10)  # they take minutes, in which other tests are to have their turn
     study = Study(folder, plan)
     study.study.pruner = NopPruner()
     start.wait()
     for _ in range(TRIALS // WRITERS):
         number, _ = study.next()
         report = Pruner(study.study, number)
-        for validation in range(2):
-            report(validation, measured(number, validation))
-        study.tell(number, done(measured(number, 2)))
+        report(0, measured(number, 0))
+        study.tell(number, done(measured(number, 1)))
 
 
 @pytest.mark.slow
@@ -283,7 +284,6 @@ def test_eight_writers_lose_and_double_none_of_ten_thousand_trials(server, tmp_p
     trials = studies(server.url)[plan.study]
     assert [trial.number for trial in trials] == list(range(TRIALS))
     assert {trial.state for trial in trials} == {TrialState.COMPLETE}
-    assert [trial.value for trial in trials] == [measured(number, 2) for number in range(TRIALS)]
-    reported = [{at: measured(number, at) for at in range(2)} for number in range(TRIALS)]
-    assert [trial.intermediate_values for trial in trials] == reported
+    assert [trial.value for trial in trials] == [measured(number, 1) for number in range(TRIALS)]
+    assert [trial.intermediate_values for trial in trials] == [{0: measured(number, 0)} for number in range(TRIALS)]
     assert len({trial.params["lr"] for trial in trials}) == TRIALS
