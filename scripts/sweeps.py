@@ -21,6 +21,7 @@ from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import optuna
@@ -40,7 +41,7 @@ from litlab.runs.run import Record, Run
 from litlab.sweeps.outcome import Outcome
 from litlab.sweeps.plan import Base, Plan
 from litlab.sweeps.space import Dimension
-from litlab.sweeps.study import Study
+from litlab.sweeps.study import Pruner, Study
 
 LITLAB = (sys.executable, "-m", "litlab")
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,10 +74,14 @@ KINDS = {
 
 def main() -> None:
     """Measure what the command line says, by default all."""
+    measures: dict[str, Callable[[Path], Table]]
     measures = {"search": search, "survive": survive, "cost": cost, "choice": choice, "parallel": parallel}
     parser = argparse.ArgumentParser(prog="scripts/sweeps", description="Measures sweeps.")
     parser.add_argument("measures", nargs="*", metavar="|".join(measures), help="what to measure (all)")
-    asked = parser.parse_args().measures or list(measures)
+    parser.add_argument("--storage", metavar="URL", help="database for `choice`, where it leaves its studies")
+    arguments = parser.parse_args()
+    measures["choice"] = partial(choice, storage=arguments.storage)
+    asked = arguments.measures or list(measures)
     if unknown := set(asked) - measures.keys():
         parser.error(f"no such measure: {', '.join(unknown)}; there is {', '.join(measures)}")
     prepare(ROOT / "data")
@@ -165,26 +170,29 @@ def cost(folder: Path, sizes: Sequence[int] = SIZES) -> Table:
     return table
 
 
-def choice(folder: Path, sizes: Sequence[int] = SIZES) -> Table:
+def choice(folder: Path, sizes: Sequence[int] = SIZES, storage: str | None = None) -> Table:
     """What does it take to choose a job and to enter how it has ended, when so many have ended before?"""
     columns = [f"ms after {size:,}" for size in sizes]
-    table = Table("chosen by", *columns, "ms after n thousand", "opening the last, s", box=None)
+    of_the_last = ("opening the last, s", "first question whether to prune, s")
+    table = Table("chosen by", *columns, "ms after n thousand", *of_the_last, box=None)
     for sampler in ("grid", "random", "tpe"):
         found = []
         for size in track(sizes, sampler):
             home = folder / f"{sampler} {size}"
-            plan = plan_of(sampler, size + CHOICES)
+            plan = plan_of(sampler, size + CHOICES + 1, storage)
             fill(home, plan, size)
             started = time.perf_counter()
             study = Study(home, plan)
             opening = time.perf_counter() - started
             found.append(1000 * statistics.median(timed(partial(choose, study)) for _ in range(CHOICES)))
+        pruning = timed(partial(ask, study))
         slope, base = np.polyfit(np.array(sizes) / 1000, found, 1, w=1 / np.array(found))
-        table.add_row(sampler, *(f"{one:.1f}" for one in found), f"{base:.1f} + {slope:.2f} n", f"{opening:.1f}")
+        model = f"{base:.1f} + {slope:.2f} n"
+        table.add_row(sampler, *(f"{one:.1f}" for one in found), model, f"{opening:.2f}", f"{pruning:.2f}")
     return table
 
 
-def plan_of(sampler: str, jobs: int) -> Plan:
+def plan_of(sampler: str, jobs: int, storage: str | None) -> Plan:
     """A sweep over the seed, or by chance over three settings, without the jobs' configs."""
     seeds = [str(seed) for seed in range(jobs)]
     if sampler == "grid":
@@ -197,7 +205,7 @@ def plan_of(sampler: str, jobs: int) -> Plan:
             Dimension(key="width", low=8, high=64, step=8),
             Dimension(key="kind", choices=["a", "b", "c"]),
         ]
-    common = {"sampler": sampler, "objectives": None, "pruner": "none", "storage": None}
+    common = {"sampler": sampler, "objectives": None, "pruner": "none", "storage": storage}
     return Plan(
         dimensions=dimensions,
         bases=[Base(choices={}, groups=[], config="")],
@@ -205,7 +213,7 @@ def plan_of(sampler: str, jobs: int) -> Plan:
         objectives={"val/acc": "max"},
         jobs=[{"seed": seed} for seed in seeds] if sampler == "grid" else [],
         planned=jobs,
-        study="",
+        study=f"measured-{uuid4()}",
     )
 
 
@@ -219,7 +227,7 @@ def fill(home: Path, plan: Plan, jobs: int) -> None:
     drawn = optuna.create_study(sampler=RandomSampler(0))
     params = ({} if plan.jobs else drawn.ask(distributions).params for _ in values)
     study.study.add_trials(
-        create_trial(params=one, distributions=distributions, value=value)
+        create_trial(params=one, distributions=distributions, value=value, intermediate_values={0: value, 1: value})
         for one, value in zip(params, values, strict=True)
     )
 
@@ -228,6 +236,12 @@ def choose(study: Study) -> None:
     """Begin a job, and enter that it is done."""
     if following := study.next():
         study.tell(following[0], Outcome("done", values={"val/acc": 0.5}))
+
+
+def ask(study: Study) -> None:
+    """Do what a job of its own process does after its first validation, where there is a pruner."""
+    if following := study.next():
+        Pruner(study.ledger.load("median"), following[0])(0, 0.5)
 
 
 def timed(work: Callable[[], object]) -> float:
