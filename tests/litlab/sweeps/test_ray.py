@@ -185,6 +185,8 @@ def test_mistakes_are_told_in_one_line(tmp_path):
         line = refused(tmp_path, f"launcher.address={address}")
     assert line == f"train: launcher.address={address}: no Ray cluster answers there"
     assert refused(tmp_path, f"launcher.address={address}") == line
+    line = refused(tmp_path, "launcher.address=here:99999")
+    assert line == "train: launcher.address=here:99999: no Ray cluster answers there"
     assert refused(tmp_path, "launcher.address=here").startswith("train: launcher.address=here: String should match ")
     whole = "train: launcher.num_gpus=1.5: should be a valid integer or less than 1"
     assert refused(tmp_path, "launcher.num_gpus=1.5") == whole

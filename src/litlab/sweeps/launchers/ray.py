@@ -96,7 +96,7 @@ def _answers(address: str) -> bool:
     try:
         with socket.create_connection((host, int(port)), timeout=ANSWER) as connection:
             return bool(connection.recv(1))  # a cluster speaks first, by gRPC
-    except OSError:
+    except (OSError, OverflowError, UnicodeError):  # the latter of what is no port, or no name
         return False
 
 
@@ -133,7 +133,7 @@ def _ended(job: Job, result: Any) -> Ended:
     try:
         ended: Ended = ray.get(result)
     except RayTaskError as error:
-        reason = str(error.cause).strip().splitlines()[-1]
+        reason = (str(error.cause).strip() or type(error.cause).__name__).splitlines()[-1]
         raise UserError(f"launcher=ray: a machine of the cluster cannot do a job: {reason}") from error
     except RayError as error:
         return Ended(job, first_lines(error), killed=True)
