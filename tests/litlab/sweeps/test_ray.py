@@ -83,7 +83,8 @@ def test_a_killed_workers_job_goes_on_in_another_process(undisturbed, cluster, t
     workers = [at_work(sweep / "0"), at_work(sweep / "1")]
     assert machine(workers[0]) != machine(workers[1])
     os.kill(workers[0], signal.SIGKILL)
-    process.wait_for(lambda: at_work(sweep / "0") not in (None, workers[0]))
+    process.wait_for(lambda: record(sweep / "0")["resumed"])
+    assert at_work(sweep / "0") not in workers
     ended = process.end()
     assert (ended.code, ended.err) == (0, "")
     assert [step["step"] > 0 for step in record(sweep / "0")["resumed"]] == [True]
