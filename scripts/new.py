@@ -66,7 +66,7 @@ BARE_CHOICES = {
 TAKEN = {"litlab", "hydra_plugins", "test", "tests", "conftest", "configs"} | {
     *("absl", "antlr4", "attr", "cuda", "dateutil", "flatbuffers", "functorch", "google", "grpc", "hydra", "isympy"),
     *("lightning_fabric", "markdown_it", "mpl_toolkits", "mypyc", "nvidia", "pil", "pip", "pkg_resources", "pylab"),
-    *("py", "pydevd_plugins", "setuptools", "torchgen", "xdist", "yaml"),
+    *("py", "pydevd_plugins", "rpds", "setuptools", "torchgen", "xdist", "yaml"),
 }
 """Names of modules, in lower case, that the project needs itself and that constraints.txt does not say."""
 
