@@ -70,8 +70,8 @@ class Process:
             time.sleep(0.002)
 
     def end(self):
-        self.process.join(120)
-        assert self.process.exitcode is not None, "did not end in two minutes"
+        self.process.join(240)
+        assert self.process.exitcode is not None, "did not end in four minutes"
         return Ended(self.process.exitcode, self.out.read_text(), self.err.read_text())
 
 

@@ -268,7 +268,7 @@ def write(folder, plan, start):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_eight_writers_lose_and_double_none_of_ten_thousand_trials(server, tmp_path):
     """In a sweep one process begins and ends the trials and the others report; here all do all, which is harder."""
     settings = schema.Sampled(**COMMON | {"storage": server.url}, sampler="random", n_trials=TRIALS, seed=0)
