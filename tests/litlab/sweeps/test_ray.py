@@ -18,7 +18,7 @@ pytest.importorskip("ray", reason="ray is not installed: pip install -e '.[ray]'
 
 pytestmark = [pytest.mark.usefixtures("mnist_dir"), pytest.mark.slow]
 
-LONGER = ("seed=1,2", "trainer.max_epochs=8", "trainer.limit_train_batches=60", "checkpoint.every_n_steps=20")
+LONGER = ("seed=1,2", "trainer.max_epochs=30", "trainer.limit_train_batches=60", "checkpoint.every_n_steps=60")
 
 TWO_MACHINES = """
 import sys
