@@ -25,6 +25,8 @@ FRAMEWORK_MODULES = frozenset(
         "torchvision.transforms.v2",
         "lightning.pytorch.callbacks",
         "lightning.pytorch.loggers",
+        "optuna.storages",
+        "optuna.storages.journal",
     }
 )
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -47,8 +48,18 @@ def _inner(path: str) -> str:
 InnerPath = Annotated[str, AfterValidator(_inner)]
 """A path inside the run's folder."""
 
-Component = dict[str, Any]
+
+def _named(node: dict[str, Any]) -> dict[str, Any]:
+    if "_target_" not in node:
+        raise PydanticCustomError("component", "Input should be a node with a _target_, the class to build")
+    return node
+
+
+Component = Annotated[dict[str, Any], AfterValidator(_named)]
 """A node with a `_target_`: the class to build and its arguments, checked by `litlab.components`."""
+
+OptionalComponent = Annotated[Component | None, BeforeValidator(lambda node: node or None)]
+"""Such a node, or an empty one for none."""
 
 
 class Settings(BaseModel):
@@ -160,8 +171,8 @@ class Sweep(Settings):
     """Metrics by which jobs are compared, and which values are the better ones; null for the monitored one alone."""
     pruner: Literal["none", "median", "hyperband"]
     """Which rule of Optuna's stops a job early that does worse than the others did."""
-    storage: str | None
-    """URL of the database that keeps the study, such as postgresql+psycopg://…; null for a file in the folder."""
+    storage: str | Component | None
+    """What keeps the study: a database's URL, or another storage of Optuna's; null for a file in the folder."""
     on_error: Literal["continue", "stop"]
     """Whether the other jobs go on when one fails."""
     dry_run: bool
@@ -169,7 +180,7 @@ class Sweep(Settings):
 
     @cross_check(mode="after")
     def _storage_holds_no_password(self) -> Self:
-        if re.search(r"://[^:/]*:[^@]+@|[?&][^=&]*passw", self.storage or ""):
+        if re.search(r"://[^:/]*:[^@]+@|[?&][^=&]*passw", str(self.storage)):
             raise ValueError(
                 "sweep.storage: holds a password, which would be written into the sweep's folder; leave it out: "
                 "PostgreSQL's library takes it from ~/.pgpass or PGPASSWORD"
@@ -222,11 +233,11 @@ class Train(Settings):
     """The LightningDataModule."""
     model: Component
     """The LightningModule; it is also given the optimizer, the schedule and the augmentation, if there are any."""
-    augment: Component | None
+    augment: OptionalComponent
     """What is done to a batch of training images on the device. Empty for nothing."""
     optimizer: Component
     """The optimizer; it is also given the parameters."""
-    scheduler: Component | None
+    scheduler: OptionalComponent
     """The learning-rate schedule; it is also given the optimizer and the number of steps. Empty for none."""
     trainer: Trainer
     """Lightning's Trainer, and how it does its steps."""

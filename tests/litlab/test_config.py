@@ -81,6 +81,8 @@ REFUSALS = {
     "logger=[tensorboard,csvv]": "logger=csvv: no such option, did you mean logger=csv?; there is csv, none, tens",
     "model={a:1}": "model.a: no such key; model has channels_last, label_smoothing, net",
     "optimizer.lr=inf": "optimizer.lr=inf: should be a finite number",
+    "~optimizer._target_ optimizer.lr=0.01": "optimizer={'lr': 0.01, 'betas': [0.9, 0.999], 'eps': 1e-08, "
+    "'weight_decay': 0.0, 'fused': True}: should be a node with a _target_, the class to build",
     "optimizer._target_=torch.optim.Nope": "optimizer._target_=torch.optim.Nope: torch.optim has no class Nope",
     "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping +callbacks.stop.monitr=x": (
         "callbacks.stop.monitr=x: no such key, did you mean callbacks.stop.monitor?; lightning.pytorch.callbacks.Earl"

@@ -1,14 +1,16 @@
-"""Where a sweep's study is kept: in a file in its folder, or in a database that many share."""
+"""Where a sweep's study is kept: in a file in its folder, or in a storage that many share, such as a database."""
 
 import os
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
 from filelock import FileLock
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -16,8 +18,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.study import StudyDirection
 
-from litlab.errors import UserError
+from litlab.components import build
+from litlab.errors import ProcessLost, UserError
 from litlab.refusals import first_lines
+from litlab.schema import Component
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -39,24 +43,24 @@ class Ledger:
 
     Attributes:
         folder: the sweep's.
-        url: the database's; None for a file in the folder.
+        storage: a database's URL, or the class of Optuna's to build; None for a file in the folder.
         name: the study's.
     """
 
     folder: Path
-    url: str | None
+    storage: str | Component | None
     name: str
 
     def create(self, directions: Sequence[StudyDirection]) -> optuna.Study:
         """The study, for the one process that begins and ends its trials; a new one where it is not there.
 
         Raises:
-            UserError: the database cannot be had, or the file is damaged.
+            UserError: the storage cannot be had, or the file is damaged.
         """
-        if self.url is not None:
+        if self.storage is not None:
             # A connection that was lost between two jobs is noticed, and another one made.
-            study = self._create(database(self.url, engine_kwargs={"pool_pre_ping": True}), directions)
-            study.set_user_attr("folder", str(self.folder))  # for those who look at a database with many studies
+            study = self._create(opened(self.storage, engine_kwargs={"pool_pre_ping": True}), directions)
+            study.set_user_attr("folder", str(self.folder))  # for those who look at a storage with many studies
             return study
         try:
             _mend(self.folder / JOURNAL)
@@ -81,16 +85,16 @@ class Ledger:
         """The study, for a job that reports to it and asks whether to stop, by one of PRUNERS.
 
         Raises:
-            UserError: the database cannot be had.
+            UserError: the storage cannot be had.
         """
-        if self.url is None:
+        if self.storage is None:
             storage: BaseStorage = journal(self.folder)
         else:
             from sqlalchemy import NullPool
 
             # Connected only while it asks: a server has fewer connections than there may be jobs.
             known_to_be_right = {"skip_table_creation": True, "skip_compatibility_check": True}
-            storage = database(self.url, engine_kwargs={"poolclass": NullPool}, **known_to_be_right)
+            storage = opened(self.storage, engine_kwargs={"poolclass": NullPool}, **known_to_be_right)
         return optuna.load_study(study_name=self.name, storage=storage, pruner=PRUNERS[rule](), sampler=RandomSampler())
 
 
@@ -131,25 +135,58 @@ def _mend(file: Path) -> None:
         os.truncate(file, whole)
 
 
-def database(url: str, **settings: Any) -> RDBStorage:
-    """The database at SQLAlchemy's URL, with Optuna's tables in it; `settings` are RDBStorage's.
+def opened(storage: str | Component, **settings: Any) -> BaseStorage:
+    """The database at SQLAlchemy's URL, with Optuna's tables in it, or another storage of Optuna's.
+
+    Args:
+        storage: the URL, or the class to build.
+        settings: RDBStorage's, for a URL.
 
     Raises:
         UserError: it cannot be had.
     """
-    from sqlalchemy.exc import SQLAlchemyError  # takes a while, for which a sweep without a database need not wait
-
+    name = storage if isinstance(storage, str) else storage["_target_"]
     try:
-        return RDBStorage(url, **settings)
+        return RDBStorage(storage, **settings) if isinstance(storage, str) else _built(storage)
     except ImportError as error:
-        hint = "; pip install -e '.[postgresql]' brings it for postgresql+psycopg://…" if "postgresql" in url else ""
-        raise UserError(f"sweep.storage={url}: takes {getattr(error.__cause__, 'name', error)}{hint}") from error
-    except (SQLAlchemyError, StorageInternalError, ValueError, LookupError, RuntimeError) as error:
-        raise UserError(f"sweep.storage={url}: {reason(error)}") from error
+        hint = "; pip install -e '.[postgresql]' brings it for postgresql+psycopg://…" if "postgresql" in name else ""
+        raise UserError(f"sweep.storage={name}: takes {getattr(error.__cause__, 'name', error)}{hint}") from error
+    except UserError:
+        raise
+    except Exception as error:  # each library has its own
+        raise UserError(f"sweep.storage={name}: {reason(error)}") from error
+
+
+def _built(node: Component) -> BaseStorage:
+    """The storage, which has answered a question: most do not look for their server before."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # it was asked for by name
+        storage: BaseStorage = build(node)
+    with suppress(KeyError):  # there is no such study, which is an answer
+        storage.get_study_id_from_name(NAME)
+    return storage
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """What is done with a storage.
+
+    Raises:
+        ProcessLost: it does not answer.
+    """
+    try:
+        yield
+    except Exception as error:
+        client = type(error).__module__.partition(".")[0]
+        if isinstance(error, StorageInternalError) or client in ("grpc", "redis"):
+            raise ProcessLost(f"sweep.storage does not answer: {reason(error)}") from error
+        raise
 
 
 def reason(error: Exception) -> str:
-    """What a database says, without what SQLAlchemy and Optuna wrap it in."""
+    """What a storage says, without what SQLAlchemy, Optuna and gRPC wrap it in."""
     if isinstance(error, StorageInternalError) and isinstance(error.__cause__, Exception):
         error = error.__cause__
+    if hasattr(error, "details"):
+        error = RuntimeError(error.details())
     return first_lines(getattr(error, "orig", None) or error)

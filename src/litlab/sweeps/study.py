@@ -5,16 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-from optuna.exceptions import StorageInternalError
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from litlab import schema
-from litlab.errors import ProcessLost, UserError
+from litlab.errors import UserError
 from litlab.refusals import first_lines
 from litlab.runs.run import Record
-from litlab.sweeps.ledger import NAME, Ledger, reason, trial_of
+from litlab.sweeps.ledger import NAME, Ledger, answering, trial_of
 from litlab.sweeps.outcome import Outcome, record_of
 from litlab.sweeps.plan import Plan
 from litlab.sweeps.space import Params, value_of
@@ -34,8 +33,8 @@ class Study:
 
     def __init__(self, folder: Path, plan: Plan) -> None:
         self.folder, self.plan = folder, plan
-        url = plan.sampling.storage
-        self.ledger = Ledger(folder, url, NAME if url is None else plan.study)
+        storage = plan.sampling.storage
+        self.ledger = Ledger(folder, storage, NAME if storage is None else plan.study)
         self.study = self.ledger.create([DIRECTIONS[mode] for mode in plan.objectives.values()])
         trials = self.trials()
         self.ended = {trial.number for trial in trials if trial.state.is_finished()}
@@ -145,16 +144,13 @@ class Pruner:
         """Report the objective at the n-th validation, from 0; whether to stop.
 
         Raises:
-            ProcessLost: the database does not answer.
+            ProcessLost: the storage does not answer.
         """
-        try:
-            with warnings.catch_warnings():
-                # That it was reported before: by a process that was killed before it had saved so much.
-                warnings.filterwarnings("ignore", message="The reported value is ignored")
-                self._trial.report(value, validation)
+        with answering(), warnings.catch_warnings():
+            # That it was reported before: by a process that was killed before it had saved so much.
+            warnings.filterwarnings("ignore", message="The reported value is ignored")
+            self._trial.report(value, validation)
             return self._trial.should_prune()
-        except StorageInternalError as error:
-            raise ProcessLost(f"sweep.storage does not answer: {reason(error)}") from error
 
 
 def _sampler(settings: schema.Sampled, place: tuple[int, int]) -> BaseSampler:

@@ -8,19 +8,18 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf
-from optuna.exceptions import StorageInternalError
 
 from litlab import schema
 from litlab.components import build
 from litlab.config import check
-from litlab.errors import UserError
+from litlab.errors import ProcessLost, UserError
 from litlab.interruption import Interrupted, stop
 from litlab.resume import refuse_traps
 from litlab.runs.files import write_text
 from litlab.runs.run import resume_command
 from litlab.sweeps.job import Job, Pruning
 from litlab.sweeps.launchers.base import Launcher
-from litlab.sweeps.ledger import Ledger, database, reason
+from litlab.sweeps.ledger import Ledger, answering, opened
 from litlab.sweeps.outcome import Outcome, outcome, settle
 from litlab.sweeps.plan import CHANGEABLE, FILE, Plan
 from litlab.sweeps.space import Params, texts
@@ -52,7 +51,7 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
         return
     launcher: Launcher = build(settings.launcher)
     if plan.sampling.storage is not None:
-        database(plan.sampling.storage).engine.dispose()  # what cannot be had is refused before there is a folder
+        opened(plan.sampling.storage)  # what cannot be had is refused before there is a folder
     folder = folder or _new_folder(config)
     with _claimed(folder), _stopping_with_a_hint(folder):
         plan.save(folder)
@@ -109,13 +108,13 @@ def _stopping_with_a_hint(folder: Path) -> Iterator[None]:
     """What ends the sweep early is told with the way to go on."""
     command = resume_command(folder, multirun=True)
     try:
-        yield
+        with answering():
+            yield
     except Interrupted:
         print(f"the sweep goes on with: {command}")
         raise
-    except StorageInternalError as error:
-        where = f"sweep.storage does not answer: {reason(error)}"
-        raise UserError(f"{where}; what is done is kept, go on with: {command}") from error
+    except ProcessLost as error:
+        raise UserError(f"{error}; what is done is kept, go on with: {command}") from error
     except OSError as error:
         if not os.fsdecode(error.filename or folder).startswith(str(folder)):
             raise

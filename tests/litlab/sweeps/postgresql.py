@@ -21,6 +21,11 @@ def binaries():
     return Path(found).resolve().parent
 
 
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
 class Server:
     """The server; it can be stopped, and started again with all that it had."""
 
@@ -33,8 +38,7 @@ class Server:
             shutil.chown(self.folder, "postgres", "postgres")
         else:
             self.someone = {}
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = self.url_for("litlab")
         self.process = None
 

@@ -6,15 +6,17 @@ import random
 import re
 import shutil
 import signal
+import socket
 import sys
 import time
+from contextlib import contextmanager, suppress
 
 import optuna
 import pytest
 from optuna.pruners import NopPruner
 from optuna.storages import RDBStorage
 from optuna.trial import TrialState
-from postgresql import Server
+from postgresql import Server, free_port
 from processes import Process, contents, run
 from test_study import COMMON, LR, done, sampled
 from test_study import plan as planned
@@ -23,7 +25,7 @@ from test_sweep import only, record, statuses, sweep_arguments, table
 from litlab import schema
 from litlab.errors import ProcessLost
 from litlab.runs.run import Run
-from litlab.sweeps.ledger import database, journal
+from litlab.sweeps.ledger import journal, opened
 from litlab.sweeps.plan import Plan
 from litlab.sweeps.study import Pruner, Study
 
@@ -156,6 +158,55 @@ def test_a_pruner_that_is_not_answered_says_so(tmp_path):
         pruner(1, 0.5)
 
 
+def proxy(file, port):
+    optuna.storages.run_grpc_proxy_server(RDBStorage(f"sqlite:///{file}"), host="127.0.0.1", port=port)
+
+
+@contextmanager
+def serving(file, port):
+    """Optuna's proxy before a database in that file."""
+    process = multiprocessing.get_context("spawn").Process(target=proxy, args=(file, port))
+    process.start()
+    try:
+        while process.is_alive():
+            with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.1)
+        yield
+    finally:
+        process.kill()
+        process.join()
+
+
+def test_any_storage_of_optunas_can_be_named_by_its_class(tmp_path):
+    port = free_port()
+    storage = f"sweep.storage={{_target_: optuna.storages.GrpcStorageProxy, host: 127.0.0.1, port: {port}}}"
+    longer = ("seed=1,2,3,4", "trainer.max_epochs=12", "sweep.pruner=median")
+    arguments = sweep_arguments(tmp_path, *longer)
+    assert run(tmp_path, "train", *arguments, f"hydra.sweep.dir={tmp_path}/file").code == 0
+    gone = run(tmp_path, "train", *arguments, storage)
+    refusal = "train: sweep.storage=optuna.storages.GrpcStorageProxy: failed to connect to all addresses; "
+    assert (gone.code, len(gone.lines()), (tmp_path / "logs").exists()) == (2, 1, False)
+    assert gone.err.startswith(refusal)
+    with serving(tmp_path / "studies", port):
+        process = Process(tmp_path, "train", *arguments, storage)
+        process.wait_for(lambda: list(tmp_path.glob("logs/train/multiruns/*/1/checkpoints/last.ckpt")))
+    ended = process.end()
+    sweep = only(tmp_path)
+    assert ended.code == 2
+    assert re.fullmatch(
+        rf"train: sweep.storage does not answer: .*; what is done is kept, go on with: .* -m resume={sweep}\n",
+        ended.err,
+    ), ended.err
+    assert set(statuses(sweep)) <= {"done", "pruned", "interrupted", "not begun"}
+    with serving(tmp_path / "studies", port):
+        ended = run(tmp_path, "train", "-m", f"resume={sweep}")
+    assert (ended.code, ended.err) == (0, ""), ended.err
+    assert table(sweep) == table(tmp_path / "file")
+    trials = optuna.load_study(study_name=Plan.load(sweep).study, storage=f"sqlite:///{tmp_path}/studies").trials
+    assert without_times(trials) == without_times(in_the_journal(tmp_path / "file"))
+
+
 @pytest.mark.slow
 def test_a_sweep_may_move_into_a_database_and_then_its_folder_elsewhere(server, tmp_path):
     drawn = ("sweep=tpe", "sweep.pruner=median", "optimizer.lr=tag(log,interval(1e-6,0.1))", "launcher=local")
@@ -273,7 +324,7 @@ def test_eight_writers_lose_and_double_none_of_ten_thousand_trials(server, tmp_p
     """In a sweep one process begins and ends the trials and the others report; here all do all, which is harder."""
     settings = schema.Sampled(**COMMON | {"storage": server.url}, sampler="random", n_trials=TRIALS, seed=0)
     plan = planned([LR], settings, [], TRIALS)
-    database(server.url).engine.dispose()  # has the tables made
+    opened(server.url)  # has the tables made
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(WRITERS)
     writers = [context.Process(target=write, args=(tmp_path, plan, start)) for _ in range(WRITERS)]
