@@ -2,26 +2,38 @@
 
 import csv
 import os
+import time
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard import SummaryWriter
 
 from litlab.runs.files import replacing
 
 
 class TensorBoard(TensorBoardLogger):
-    """Lightning's logger, but all metrics of a step are one event, and many fit into the queue to the writing thread.
-
-    With the ten of PyTorch's SummaryWriter the training waits for that thread, which takes twice the time. What was
-    logged is on the disk after two seconds.
-    """
+    """Lightning's logger, but all metrics of a step are one event, and no thread writes them."""
 
     def __init__(self, save_dir: str | Path, name: str, version: str, default_hp_metric: bool) -> None:
-        super().__init__(save_dir, name, version, default_hp_metric=default_hp_metric, max_queue=10_000, flush_secs=2)
+        super().__init__(save_dir, name, version, default_hp_metric=default_hp_metric)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> SummaryWriter:
+        """The writer."""
+        if self._experiment is None:
+            self._experiment = super().experiment
+            events = self._experiment._get_file_writer().event_writer
+            events._async_writer.close()
+            events._async_writer = _Events(Path(events._file_name))
+        return self._experiment
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -54,6 +66,37 @@ class TensorBoard(TensorBoardLogger):
 
     def _files(self) -> list[Path]:
         return [file for file in Path(self.log_dir).glob("events.out.tfevents.*") if not file.is_symlink()]
+
+
+class _Events:
+    """Writes events into a file, many at once, in place of TensorBoard's thread.
+
+    That one opens the file for each event, and takes the processor from the training while it does.
+    """
+
+    MOST_SECONDS = 2
+    """How old what is not on the disk may be when the next event comes."""
+
+    def __init__(self, file: Path) -> None:
+        self._file, self._kept = file, BytesIO()
+        self._records = RecordWriter(self._kept)
+        self._flushed = time.monotonic()
+
+    def write(self, event: bytes) -> None:
+        """Keep the event, and write all if it is time."""
+        self._records.write(event)
+        if time.monotonic() - self._flushed > self.MOST_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write all that is kept."""
+        with self._file.open("ab") as stream:
+            stream.write(self._kept.getbuffer())
+        self._kept.seek(0)
+        self._kept.truncate()
+        self._flushed = time.monotonic()
+
+    close = flush
 
 
 class CSV(CSVLogger):
