@@ -4,10 +4,10 @@ import re
 import torch
 from conftest import settings
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_convnet import TutorialNet
 from torch import nn
 from torchvision.datasets import MNIST
 
-from digits.convnet import ConvNet
 from litlab.commands.train import train
 from litlab.data.order import EpochSampler
 
@@ -18,20 +18,20 @@ def plain_loop(folder):
     """The tutorial's script: losses of each step, test accuracy after steps 0, 50, 100 …"""
     data, test = MNIST(folder, train=True), MNIST(folder, train=False)
     torch.manual_seed(42)
-    net = ConvNet()
+    net = TutorialNet()
     optimizer = torch.optim.Adam(net.parameters(), lr=0.001)
     loss_function = nn.CrossEntropyLoss()
     test_x, test_y = test.data[:2000].unsqueeze(1).float() / 255, test.targets[:2000]
     losses, accuracies = [], []
     for step, index in enumerate(EpochSampler(60_000, seed=42).order().split(50)[:STEPS]):
-        prediction = net(data.data[index].unsqueeze(1).float() / 255)
+        prediction, _ = net(data.data[index].unsqueeze(1).float() / 255)
         loss = loss_function(prediction, data.targets[index])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
         if step % 50 == 0:
-            accuracies.append((net(test_x).argmax(1) == test_y).float().mean().item())
+            accuracies.append((net(test_x)[0].argmax(1) == test_y).float().mean().item())
     return losses, accuracies
 
 
