@@ -80,7 +80,11 @@ class EpochSampler(DistributedSampler[int]):
 
     def shares(self, order: Tensor) -> Iterator[Tensor]:
         """This process's part of each batch of the epoch, whose examples are in this order; none that is empty."""
-        for batch in torch.split(order, self.batch_size)[self.skip :]:
+        batches = torch.split(order, self.batch_size)[self.skip :]
+        if self.num_replicas == 1 and len(order):
+            yield from batches
+            return
+        for batch in batches:
             share = batch[self.rank :: self.num_replicas]
             if not len(share) and self.filled:
                 share = batch[:1]

@@ -71,6 +71,7 @@ class Step:
     batch_size: int
     share: int
     stepped: bool
+    learning_rate: float
     gathered: Gathered
 
 
@@ -98,7 +99,7 @@ class Transfer:
         values = iter(self.values.tolist())
         for step in self.steps:
             arrived = {name: next(values) for name in step.gathered.names}
-            yield step, {**step.gathered.numbers, **arrived}
+            yield step, {"learning_rate": step.learning_rate, **step.gathered.numbers, **arrived}
 
 
 class StepMetrics(Callback):
@@ -190,21 +191,22 @@ class StepMetrics(Callback):
         weights, self._weights = self._weights, {}
         return Gathered(numbers, weights, tuple(tensors), values)
 
-    def add(self, step: Step, learning_rate: float) -> None:
+    def add(self, step: Step) -> None:
         """Count a batch as done; it was part of the step with its index, the first being 0, or ended it."""
-        numbers = {"learning_rate": learning_rate, **step.gathered.numbers}
-        self._steps.append(replace(step, gathered=replace(step.gathered, numbers=numbers)))
+        self._steps.append(step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Send the execution's steps off and write those that have arrived; at the end, all."""
         ends = trainer.fit_loop.epoch_loop._is_training_done or trainer.should_stop
+        shown = trainer._logger_connector  # which `log` would reach at a hundred times the cost
         for name, value in self.write(trainer, wait=ends).items():
             place = self._places[name]
-            if place.on_step:  # a tensor on the CPU, so that Lightning need not wait for a copy on the device
-                shown = torch.tensor(value)
-                pl_module.log(place.name(name, "step"), shown, prog_bar=place.prog_bar, logger=False, batch_size=1)
+            if place.on_step:
+                shown._callback_metrics[place.name(name, "step")] = torch.tensor(value)
+            if place.on_step and place.prog_bar:
+                shown._progress_bar_metrics[place.name(name, "step")] = value
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hand Lightning what the steps of the epoch have come to."""

@@ -44,8 +44,8 @@ class LoggedOptimization(_AutomaticOptimization):
         outputs, gathered = self.execute(optimizer, batch_idx, kwargs)
         loop = self.trainer.fit_loop.epoch_loop
         stepped = not loop._should_accumulate()
-        step = Step(loop._batches_that_stepped, loop.batch_size, loop.share, stepped, gathered)
-        self.metrics.add(step, learning_rate)
+        step = Step(loop._batches_that_stepped, loop.batch_size, loop.share, stepped, learning_rate, gathered)
+        self.metrics.add(step)
         return outputs
 
     def execute(self, optimizer: Optimizer, batch_idx: int, kwargs: Batch) -> tuple[dict[str, Any], Gathered]:
@@ -106,7 +106,10 @@ class DirectOptimization(LoggedOptimization):
             module._current_fx_name = None
             if output is None and place().count > 1:
                 raise UserError("training_step has returned None: one of several processes cannot leave a batch out")
-            result = self.output_result_cls.from_training_step_output(output, 1)
+            if isinstance(output, Tensor):  # Lightning's way would divide it by 1, here and on the way back
+                result = self.output_result_cls(output)
+            else:
+                result = self.output_result_cls.from_training_step_output(output, 1)
             optimizer.zero_grad()
             if result.closure_loss is not None:
                 backward(result.closure_loss)
