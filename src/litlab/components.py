@@ -25,8 +25,6 @@ FRAMEWORK_MODULES = frozenset(
         "torchvision.transforms.v2",
         "lightning.pytorch.callbacks",
         "lightning.pytorch.loggers",
-        "optuna.storages",
-        "optuna.storages.journal",
     }
 )
 

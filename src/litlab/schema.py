@@ -171,8 +171,8 @@ class Sweep(Settings):
     """Metrics by which jobs are compared, and which values are the better ones; null for the monitored one alone."""
     pruner: Literal["none", "median", "hyperband"]
     """Which rule of Optuna's stops a job early that does worse than the others did."""
-    storage: str | Component | None
-    """What keeps the study: a database's URL, or another storage of Optuna's; null for a file in the folder."""
+    storage: str | None
+    """URL of what keeps the study: a database, or grpc:// and Optuna's proxy; null for a file in the folder."""
     on_error: Literal["continue", "stop"]
     """Whether the other jobs go on when one fails."""
     dry_run: bool
@@ -180,7 +180,7 @@ class Sweep(Settings):
 
     @cross_check(mode="after")
     def _storage_holds_no_password(self) -> Self:
-        if re.search(r"://[^:/]*:[^@]+@|[?&][^=&]*passw", str(self.storage)):
+        if re.search(r"://[^:/]*:[^@]+@|[?&][^=&]*passw", self.storage or ""):
             raise ValueError(
                 "sweep.storage: holds a password, which would be written into the sweep's folder; leave it out: "
                 "PostgreSQL's library takes it from ~/.pgpass or PGPASSWORD"

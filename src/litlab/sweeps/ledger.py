@@ -7,21 +7,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import optuna
 from filelock import FileLock
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import RandomSampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.study import StudyDirection
 
-from litlab.components import build
 from litlab.errors import ProcessLost, UserError
-from litlab.refusals import first_lines
-from litlab.schema import Component
+from litlab.refusals import first_lines, one_line
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -43,12 +42,12 @@ class Ledger:
 
     Attributes:
         folder: the sweep's.
-        storage: a database's URL, or the class of Optuna's to build; None for a file in the folder.
+        url: the storage's; None for a file in the folder.
         name: the study's.
     """
 
     folder: Path
-    storage: str | Component | None
+    url: str | None
     name: str
 
     def create(self, directions: Sequence[StudyDirection]) -> optuna.Study:
@@ -57,9 +56,9 @@ class Ledger:
         Raises:
             UserError: the storage cannot be had, or the file is damaged.
         """
-        if self.storage is not None:
+        if self.url is not None:
             # A connection that was lost between two jobs is noticed, and another one made.
-            study = self._create(opened(self.storage, engine_kwargs={"pool_pre_ping": True}), directions)
+            study = self._create(opened(self.url, engine_kwargs={"pool_pre_ping": True}), directions)
             study.set_user_attr("folder", str(self.folder))  # for those who look at a storage with many studies
             return study
         try:
@@ -87,14 +86,14 @@ class Ledger:
         Raises:
             UserError: the storage cannot be had.
         """
-        if self.storage is None:
+        if self.url is None:
             storage: BaseStorage = journal(self.folder)
         else:
             from sqlalchemy import NullPool
 
             # Connected only while it asks: a server has fewer connections than there may be jobs.
             known_to_be_right = {"skip_table_creation": True, "skip_compatibility_check": True}
-            storage = opened(self.storage, engine_kwargs={"poolclass": NullPool}, **known_to_be_right)
+            storage = opened(self.url, engine_kwargs={"poolclass": NullPool}, **known_to_be_right)
         return optuna.load_study(study_name=self.name, storage=storage, pruner=PRUNERS[rule](), sampler=RandomSampler())
 
 
@@ -135,36 +134,46 @@ def _mend(file: Path) -> None:
         os.truncate(file, whole)
 
 
-def opened(storage: str | Component, **settings: Any) -> BaseStorage:
-    """The database at SQLAlchemy's URL, with Optuna's tables in it, or another storage of Optuna's.
+def opened(url: str, **settings: Any) -> RDBStorage | GrpcStorageProxy:
+    """The database at SQLAlchemy's URL, with Optuna's tables in it, or what stands behind Optuna's proxy at grpc://….
 
     Args:
-        storage: the URL, or the class to build.
-        settings: RDBStorage's, for a URL.
+        url: where it is.
+        settings: RDBStorage's, for a database.
 
     Raises:
         UserError: it cannot be had.
     """
-    name = storage if isinstance(storage, str) else storage["_target_"]
     try:
-        return RDBStorage(storage, **settings) if isinstance(storage, str) else _built(storage)
+        return _proxy(url) if url.startswith("grpc://") else RDBStorage(url, **settings)
     except ImportError as error:
-        hint = "; pip install -e '.[postgresql]' brings it for postgresql+psycopg://…" if "postgresql" in name else ""
-        raise UserError(f"sweep.storage={name}: takes {getattr(error.__cause__, 'name', error)}{hint}") from error
-    except UserError:
-        raise
+        hint = "; pip install -e '.[postgresql]' brings it for postgresql+psycopg://…" if "postgresql" in url else ""
+        raise UserError(f"sweep.storage={url}: takes {getattr(error.__cause__, 'name', error)}{hint}") from error
     except Exception as error:  # each library has its own
-        raise UserError(f"sweep.storage={name}: {reason(error)}") from error
+        raise UserError(f"sweep.storage={url}: {reason(error)}") from error
 
 
-def _built(node: Component) -> BaseStorage:
-    """The storage, which has answered a question: most do not look for their server before."""
+def _proxy(url: str) -> GrpcStorageProxy:
+    """The proxy, which has answered a question: by itself it does not look for its server."""
+    place = urlsplit(url)
+    if not (place.hostname and place.port):
+        raise ValueError("should be grpc://HOST:PORT")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # it was asked for by name
-        storage: BaseStorage = build(node)
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        storage = GrpcStorageProxy(host=place.hostname, port=place.port)
     with suppress(KeyError):  # there is no such study, which is an answer
         storage.get_study_id_from_name(NAME)
     return storage
+
+
+def probe(url: str) -> None:
+    """See that the storage can be had, and let go of it.
+
+    Raises:
+        UserError: it cannot.
+    """
+    storage = opened(url)
+    storage.engine.dispose() if isinstance(storage, RDBStorage) else storage.close()
 
 
 @contextmanager
@@ -177,8 +186,7 @@ def answering() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        client = type(error).__module__.partition(".")[0]
-        if isinstance(error, StorageInternalError) or client in ("grpc", "redis"):
+        if isinstance(error, StorageInternalError) or type(error).__module__.startswith("grpc."):
             raise ProcessLost(f"sweep.storage does not answer: {reason(error)}") from error
         raise
 
@@ -187,6 +195,5 @@ def reason(error: Exception) -> str:
     """What a storage says, without what SQLAlchemy, Optuna and gRPC wrap it in."""
     if isinstance(error, StorageInternalError) and isinstance(error.__cause__, Exception):
         error = error.__cause__
-    if hasattr(error, "details"):
-        error = RuntimeError(error.details())
-    return first_lines(getattr(error, "orig", None) or error)
+    details = getattr(error, "details", None)  # gRPC's
+    return one_line(details()) if callable(details) else first_lines(getattr(error, "orig", None) or error)

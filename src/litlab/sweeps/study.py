@@ -33,8 +33,8 @@ class Study:
 
     def __init__(self, folder: Path, plan: Plan) -> None:
         self.folder, self.plan = folder, plan
-        storage = plan.sampling.storage
-        self.ledger = Ledger(folder, storage, NAME if storage is None else plan.study)
+        url = plan.sampling.storage
+        self.ledger = Ledger(folder, url, NAME if url is None else plan.study)
         self.study = self.ledger.create([DIRECTIONS[mode] for mode in plan.objectives.values()])
         trials = self.trials()
         self.ended = {trial.number for trial in trials if trial.state.is_finished()}

@@ -19,7 +19,7 @@ from litlab.runs.files import write_text
 from litlab.runs.run import resume_command
 from litlab.sweeps.job import Job, Pruning
 from litlab.sweeps.launchers.base import Launcher
-from litlab.sweeps.ledger import Ledger, answering, opened
+from litlab.sweeps.ledger import Ledger, answering, probe
 from litlab.sweeps.outcome import Outcome, outcome, settle
 from litlab.sweeps.plan import CHANGEABLE, FILE, Plan
 from litlab.sweeps.space import Params, texts
@@ -51,7 +51,7 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
         return
     launcher: Launcher = build(settings.launcher)
     if plan.sampling.storage is not None:
-        opened(plan.sampling.storage)  # what cannot be had is refused before there is a folder
+        probe(plan.sampling.storage)  # what cannot be had is refused before there is a folder
     folder = folder or _new_folder(config)
     with _claimed(folder), _stopping_with_a_hint(folder):
         plan.save(folder)

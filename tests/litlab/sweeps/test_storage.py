@@ -25,7 +25,7 @@ from test_sweep import only, record, statuses, sweep_arguments, table
 from litlab import schema
 from litlab.errors import ProcessLost
 from litlab.runs.run import Run
-from litlab.sweeps.ledger import journal, opened
+from litlab.sweeps.ledger import journal, probe
 from litlab.sweeps.plan import Plan
 from litlab.sweeps.study import Pruner, Study
 
@@ -178,14 +178,14 @@ def serving(file, port):
         process.join()
 
 
-def test_any_storage_of_optunas_can_be_named_by_its_class(tmp_path):
+def test_any_storage_of_optunas_may_stand_behind_its_proxy(tmp_path):
     port = free_port()
-    storage = f"sweep.storage={{_target_: optuna.storages.GrpcStorageProxy, host: 127.0.0.1, port: {port}}}"
-    longer = ("seed=1,2,3,4", "trainer.max_epochs=12", "sweep.pruner=median")
+    storage = f"sweep.storage=grpc://127.0.0.1:{port}"
+    longer = ("seed=1,2,3,4", "trainer.max_epochs=5", "sweep.pruner=median")
     arguments = sweep_arguments(tmp_path, *longer)
     assert run(tmp_path, "train", *arguments, f"hydra.sweep.dir={tmp_path}/file").code == 0
     gone = run(tmp_path, "train", *arguments, storage)
-    refusal = "train: sweep.storage=optuna.storages.GrpcStorageProxy: failed to connect to all addresses; "
+    refusal = f"train: {storage}: failed to connect to all addresses; "
     assert (gone.code, len(gone.lines()), (tmp_path / "logs").exists()) == (2, 1, False)
     assert gone.err.startswith(refusal)
     with serving(tmp_path / "studies", port):
@@ -250,6 +250,8 @@ def test_each_sweep_has_a_study_of_its_own(server, tmp_path):
         ),
         ("nonsense", "Could not parse SQLAlchemy URL .*"),
         ("oracl://x", "Can't load plugin: .*"),
+        ("grpc://127.0.0.1", "should be grpc://HOST:PORT"),
+        ("grpc://127.0.0.1:x", "Port could not be cast to integer value as 'x'"),
     ],
 )
 def test_a_database_that_cannot_be_had_is_told_in_one_line_and_no_folder_is_made(server, tmp_path, url, line):
@@ -324,7 +326,7 @@ def test_eight_writers_lose_and_double_none_of_ten_thousand_trials(server, tmp_p
     """In a sweep one process begins and ends the trials and the others report; here all do all, which is harder."""
     settings = schema.Sampled(**COMMON | {"storage": server.url}, sampler="random", n_trials=TRIALS, seed=0)
     plan = planned([LR], settings, [], TRIALS)
-    opened(server.url)  # has the tables made
+    probe(server.url)  # has the tables made
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(WRITERS)
     writers = [context.Process(target=write, args=(tmp_path, plan, start)) for _ in range(WRITERS)]
