@@ -13,7 +13,7 @@ from litlab.commands.compare import compare
 
 
 def sweep_arguments(folder, *arguments):
-    return ["-m", *arguments, *SHORT, f"paths.logs={folder}/logs"]
+    return ["-m", *SHORT, *arguments, f"paths.logs={folder}/logs"]
 
 
 def only(folder):

@@ -139,7 +139,7 @@ def test_several_jobs_at_once_end_in_the_same_table(undisturbed, tmp_path):
     assert "training on cpu" not in ended.out
 
 
-LONGER = ("seed=1,2,3,4", "trainer.max_epochs=40", "trainer.limit_train_batches=60", "launcher=local")
+LONGER = ("seed=1,2,3,4", "trainer.max_epochs=10", "launcher=local")
 
 
 def begun(folder, *arguments, prepare=lambda: None):
