@@ -2,7 +2,6 @@
 
 import csv
 import os
-import time
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -20,9 +19,6 @@ from litlab.runs.files import replacing
 
 class TensorBoard(TensorBoardLogger):
     """Lightning's logger, but all metrics of a step are one event, and no thread writes them."""
-
-    def __init__(self, save_dir: str | Path, name: str, version: str, default_hp_metric: bool) -> None:
-        super().__init__(save_dir, name, version, default_hp_metric=default_hp_metric)
 
     @property
     @rank_zero_experiment
@@ -43,7 +39,7 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Wait until all is on the disk; Lightning's would leave an empty hparams.yaml, too."""
+        """Write all to the disk; Lightning's would leave an empty hparams.yaml, too."""
         self.experiment.flush()
 
     @rank_zero_only
@@ -74,27 +70,21 @@ class _Events:
     That one opens the file for each event, and takes the processor from the training while it does.
     """
 
-    MOST_SECONDS = 2
-    """How old what is not on the disk may be when the next event comes."""
-
     def __init__(self, file: Path) -> None:
         self._file, self._kept = file, BytesIO()
         self._records = RecordWriter(self._kept)
-        self._flushed = time.monotonic()
 
     def write(self, event: bytes) -> None:
-        """Keep the event, and write all if it is time."""
+        """Keep the event."""
         self._records.write(event)
-        if time.monotonic() - self._flushed > self.MOST_SECONDS:
-            self.flush()
 
     def flush(self) -> None:
-        """Write all that is kept."""
-        with self._file.open("ab") as stream:
-            stream.write(self._kept.getbuffer())
+        """Write all that is kept; what a full disk does not take is lost."""
+        events = self._kept.getvalue()
         self._kept.seek(0)
         self._kept.truncate()
-        self._flushed = time.monotonic()
+        with self._file.open("ab") as stream:
+            stream.write(events)
 
     close = flush
 

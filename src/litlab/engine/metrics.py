@@ -200,13 +200,15 @@ class StepMetrics(Callback):
     ) -> None:
         """Send the execution's steps off and write those that have arrived; at the end, all."""
         ends = trainer.fit_loop.epoch_loop._is_training_done or trainer.should_stop
-        shown = trainer._logger_connector  # which `log` would reach at a hundred times the cost
+        shown = trainer._logger_connector  # by way of `log` this would take as long as all else here
         for name, value in self.write(trainer, wait=ends).items():
             place = self._places[name]
-            if place.on_step:
-                shown._callback_metrics[place.name(name, "step")] = torch.tensor(value)
-            if place.on_step and place.prog_bar:
-                shown._progress_bar_metrics[place.name(name, "step")] = value
+            if not place.on_step:
+                continue
+            curve = place.name(name, "step")
+            shown._callback_metrics[curve] = torch.tensor(value)
+            if place.prog_bar:
+                shown._progress_bar_metrics[curve] = value
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hand Lightning what the steps of the epoch have come to."""
@@ -245,7 +247,7 @@ class StepMetrics(Callback):
                 if self._has_finite_loss(step, values):
                     self._write_step(trainer, step, values)
                     newest = values
-        if newest and wait:  # to save means to wait for the disk
+        if newest:
             for logger in trainer.loggers:
                 logger.save()
         return newest

@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
-from runs import FULL, STEP, fit
+from runs import FULL, STEP, Curves, fit
 from torchmetrics.classification import MulticlassAccuracy
 
 from digits.classifier import Classifier
@@ -84,6 +84,13 @@ def test_loggers_get_every_step_that_is_asked_for(tmp_path, every):
                steps=3)  # fmt: skip
     assert [step for step, _ in ours.curves.curve("train/loss")] == list(range(11))[every - 1 :: every]
     assert [step for step, _ in ours.curves.curve("learning_rate")] == list(range(11))[every - 1 :: every]
+
+
+def test_what_an_execution_has_logged_is_saved_with_it(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(Curves, "save", lambda curves: saved.append(len(curves.curve("train/loss"))))
+    fit(tmp_path, *STEP, "trainer.max_epochs=1", "data.batch_size=140", steps=7)
+    assert [count for count in dict.fromkeys(saved) if count] == [7, 14, 21, 22]
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # only the first training makes them

@@ -142,7 +142,9 @@ def test_what_is_no_classifier_has_no_pictures_and_trains(tmp_path):
 @pytest.mark.parametrize("view", [Mistakes(images=4), ConfusionMatrix(), PRCurves(classes=4)])
 @pytest.mark.parametrize("seen", ["a word", [torch.zeros(3)], torch.zeros(0), [torch.zeros(2, 2)] * 4])
 def test_answers_of_a_damaged_checkpoint_are_refused(view, seen, tmp_path):
-    trainer = SimpleNamespace(datamodule=None, global_step=7, loggers=[TensorBoard(tmp_path, "", "", False)])
+    trainer = SimpleNamespace(
+        datamodule=None, global_step=7, loggers=[TensorBoard(tmp_path, "", "", default_hp_metric=False)]
+    )
     view.load_state_dict({"seen": seen})
     with pytest.raises(UserError, match="the checkpoint is damaged: it has no fitting"):
         view.on_train_end(trainer, None)
