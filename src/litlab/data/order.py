@@ -80,12 +80,8 @@ class EpochSampler(DistributedSampler[int]):
 
     def shares(self, order: Tensor) -> Iterator[Tensor]:
         """This process's part of each batch of the epoch, whose examples are in this order; none that is empty."""
-        batches = torch.split(order, self.batch_size)[self.skip :]
-        if self.num_replicas == 1 and len(order):
-            yield from batches
-            return
-        for batch in batches:
-            share = batch[self.rank :: self.num_replicas]
+        for batch in torch.split(order, self.batch_size)[self.skip :]:
+            share = batch if self.num_replicas == 1 else batch[self.rank :: self.num_replicas]
             if not len(share) and self.filled:
                 share = batch[:1]
             if len(share):
