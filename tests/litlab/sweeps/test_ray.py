@@ -198,5 +198,6 @@ def test_mistakes_are_told_in_one_line(tmp_path):
 def test_without_ray_it_is_said_where_that_is(tmp_path):
     def forget():
         sys.modules["ray"] = None
+        sys.modules.pop("litlab.sweeps.launchers.ray", None)  # which another test may have imported with it
 
     assert refused(tmp_path, prepare=forget) == "train: launcher=ray: takes ray; pip install -e '.[ray]' brings it"

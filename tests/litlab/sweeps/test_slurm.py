@@ -70,9 +70,14 @@ def slurms_job(folder):
 
 
 def states(job):
-    """All that a job, or an array, has gone through; those at work are waited for."""
+    """All that a job, or an array, has gone through; those at work are waited for, and the accounting, which lags."""
+
+    def accounted():
+        return asked("sacct", "--noheader", "-X", "--duplicates", "--format=State", f"--jobs={job}").split()
+
     wait_until(lambda: queue() == "")
-    return asked("sacct", "--noheader", "-X", "--duplicates", "--format=State", f"--jobs={job}").split()
+    wait_until(lambda: not {"PENDING", "RUNNING"} & set(accounted()))
+    return accounted()
 
 
 LONG = ("trainer.max_epochs=20", "trainer.limit_train_batches=60", "checkpoint.every_n_steps=50")
