@@ -36,7 +36,7 @@ from litlab.callbacks.throughput import Throughput
 from litlab.components import build
 from litlab.engine.ddp import ExactDDP
 from litlab.engine.group import from_first, is_first, noticing_loss, place, together
-from litlab.engine.hardware import best_precision, use_all_cores
+from litlab.engine.hardware import best_precision, keep_memory, use_all_cores
 from litlab.engine.metrics import StepMetrics
 from litlab.engine.steps import execute_steps
 from litlab.errors import ProcessLost, TrainingError, UserError
@@ -127,6 +127,7 @@ def _train(
 ) -> None:
     """What each of the processes does."""
     use_all_cores()
+    keep_memory()
     seed_everything(config.seed, workers=True, verbose=False)  # before anything is built
     data: LightningDataModule = build(config.data)
     module = build_module(config)

@@ -1,4 +1,7 @@
 import os
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -49,3 +52,27 @@ def test_bf16_is_for_processors_made_for_it(monkeypatch, able):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {able: True})
     assert best_precision("auto") == "32-true"
     assert best_precision("cpu") == "bf16-mixed"
+
+
+FAULTS = """
+import resource, torch
+from litlab.engine.hardware import keep_memory
+{setting}
+def step():
+    del [torch.ones(2_000_000) for _ in range(10)][:]  # 80 MB, kept for a step
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_memory_that_a_step_has_freed_is_there_for_the_next_one():
+    def faults(setting):
+        code = FAULTS.format(setting=setting)
+        return int(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout)
+
+    assert faults("keep_memory()") < 100 < 10_000 < faults("")
