@@ -13,7 +13,7 @@ from litlab.engine.group import place
 THREADS = torch.get_num_threads()
 """As many as PyTorch takes by itself: it counts no hyper-threads."""
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """What glibc's `mallopt` sets; <malloc.h>."""
 
 
@@ -21,10 +21,10 @@ def keep_memory() -> None:
     """Let memory that was freed stay with this process, for the next step, where the C library is glibc.
 
     By itself it returns what large tensors have freed, so that the system hands out and zeroes the same pages again at
-    each step.
+    each step. Single tensors of more than 32 MiB, glibc's limit for this, are returned all the same.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
-        mallopt(M_MMAP_MAX, 0)  # everything from the heap,
+        mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # anything smaller comes from the heap,
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # which is not made smaller
 
 
