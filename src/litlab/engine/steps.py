@@ -35,6 +35,9 @@ from litlab.interruption import stop
 
 log = logging.getLogger(__name__)
 
+CAPTURE_CHECKS = ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check")
+"""By what PyTorch's optimizers, of one version or another, ask at each step whether a graph is being captured."""
+
 
 class Checkpoints(Protocol):
     """Who saves the state of the training; see litlab.callbacks.checkpoints."""
@@ -123,6 +126,10 @@ class ExecutionLoop(_TrainingEpochLoop):
         if getattr(self.trainer.precision_plugin, "scaler", None) is None:
             for optimizer in self.trainer.optimizers:  # which would not let gradients be clipped
                 optimizer._step_supports_amp_scaling = False
+        if self.trainer.strategy.root_device.type == "cpu":
+            for optimizer in self.trainer.optimizers:  # which would look for a GPU at each step: 0.3 ms without a driver
+                for check in CAPTURE_CHECKS:
+                    setattr(optimizer, check, lambda: None)
         if isinstance(self.automatic_optimization, DirectOptimization):
             self.automatic_optimization.prepare()
         module, source = self.trainer.lightning_module, self.trainer._data_connector._datahook_selector

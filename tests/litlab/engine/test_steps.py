@@ -59,6 +59,14 @@ def test_the_norm_of_the_gradients_is_that_before_clipping(tmp_path, overrides):
         assert [norm for _, norm in ours] == pytest.approx(norms.seen, rel=1e-5)
 
 
+@pytest.mark.parametrize("steps", [1, 7])
+def test_on_a_cpu_no_step_looks_for_a_gpu(tmp_path, monkeypatch, steps):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(asked.append(None)))
+    ours = fit(tmp_path, *STEP, "data.batch_size=100", "trainer.max_epochs=1", steps=steps)
+    assert len(asked) < 10 < ours.trainer.global_step
+
+
 def test_an_average_of_the_weights_is_made_at_every_step(tmp_path):
     single = fit(tmp_path, *FULL, "data.batch_size=140", "trainer.max_epochs=2", steps=1)
     several = fit(tmp_path, *FULL, "data.batch_size=140", "trainer.max_epochs=2", steps=7)
