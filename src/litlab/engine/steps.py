@@ -127,7 +127,7 @@ class ExecutionLoop(_TrainingEpochLoop):
             for optimizer in self.trainer.optimizers:  # which would not let gradients be clipped
                 optimizer._step_supports_amp_scaling = False
         if self.trainer.strategy.root_device.type == "cpu":
-            for optimizer in self.trainer.optimizers:  # which would look for a GPU at each step: 0.3 ms without a driver
+            for optimizer in self.trainer.optimizers:  # which look for a GPU at each step: 0.3 ms if there is none
                 for check in CAPTURE_CHECKS:
                     setattr(optimizer, check, lambda: None)
         if isinstance(self.automatic_optimization, DirectOptimization):
