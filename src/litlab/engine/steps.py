@@ -206,14 +206,13 @@ class ExecutionLoop(_TrainingEpochLoop):
         batch_idx = self.batch_idx + 1
         batch = self._to_device(batch)
         self.batch_progress.increment_ready()
-        trainer._logger_connector.on_batch_start(batch)
         self.batch_progress.increment_started()
         kwargs = self._build_kwargs(OrderedDict(), batch, batch_idx)
         self.automatic_optimization.run(trainer.optimizers[0], batch_idx, kwargs)
         self.batch_progress.increment_processed()
-        self.update_lr_schedulers("step", update_plateau_schedulers=False)
+        if trainer.lr_scheduler_configs:
+            self.update_lr_schedulers("step", update_plateau_schedulers=False)
         self.batch_progress.increment_completed()
-        self.update_lr_schedulers("step", update_plateau_schedulers=True)
         if not self._should_accumulate():
             self._batches_that_stepped += 1
 
@@ -227,13 +226,14 @@ class ExecutionLoop(_TrainingEpochLoop):
         return call._call_strategy_hook(trainer, "batch_to_device", batch, dataloader_idx=0)
 
     def _build_kwargs(self, kwargs: OrderedDict[str, Any], batch: Any, batch_idx: int) -> OrderedDict[str, Any]:
-        with suppress(MisconfigurationException):  # in a batch of an unknown kind nothing can be counted
-            self.share = extract_batch_size(batch)
-        processes = place().count
-        self.batch_size = self.share * processes
-        if processes > 1 and isinstance(loader := self.trainer.train_dataloader, Resumable):
+        loader, processes = self.trainer.train_dataloader, place().count
+        if isinstance(loader, Resumable):
             self.share, self.batch_size = loader.counts
             self.weight = self.share * processes / self.batch_size
+        else:
+            with suppress(MisconfigurationException):  # in a batch of an unknown kind nothing can be counted
+                self.share = extract_batch_size(batch)
+            self.batch_size = self.share * processes
         self.examples += self.batch_size  # every batch passes here
         kwargs["batch"] = batch
         if self._takes_index:
