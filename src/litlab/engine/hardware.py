@@ -1,4 +1,4 @@
-"""What the processor is good at."""
+"""What this machine is good at, and how a process makes use of it."""
 
 import ctypes
 import os

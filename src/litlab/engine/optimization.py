@@ -6,7 +6,6 @@ from functools import partial
 from inspect import Parameter, signature
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
@@ -14,6 +13,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from litlab.engine.group import place
@@ -29,6 +29,19 @@ Backward = Callable[[Tensor], None]
 HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
 """What Lightning calls in the middle of a step; a module may also take over the parts themselves."""
 PARTS = ("backward", "optimizer_zero_grad", "optimizer_step")
+
+CAPTURE_CHECKS = ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check")
+"""By what PyTorch's optimizers, of one version or another, ask at each step whether a graph is being captured."""
+
+
+def simplify_optimizers(trainer: Trainer) -> None:
+    """Spare the optimizers what they do at each step for other settings than these."""
+    for optimizer in trainer.optimizers:
+        if getattr(trainer.precision_plugin, "scaler", None) is None:
+            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]  # it forbids clipping
+        if trainer.strategy.root_device.type == "cpu":
+            for check in CAPTURE_CHECKS:  # they look for a GPU, which takes 0.3 ms if there is none
+                setattr(optimizer, check, lambda: None)
 
 
 class LoggedOptimization(_AutomaticOptimization):
@@ -121,16 +134,10 @@ class DirectOptimization(LoggedOptimization):
         return result.asdict() if result.closure_loss is not None else {}, self.metrics.gather(result.loss)
 
 
-@torch.no_grad()
 def gradient_norm(optimizer: Optimizer) -> Tensor:
     """The Euclidean norm of all gradients together, before they are clipped."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    gradients = [weight.grad for weight in weights if weight.grad is not None and not weight.grad.is_sparse]
-    if not gradients:
-        return torch.zeros(())
-    # As torch.nn.utils.get_total_norm, which spends as long again on sorting them by device.
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    return norm
+    return get_total_norm([weight.grad for weight in weights if weight.grad is not None and not weight.grad.is_sparse])
 
 
 def _detour(trainer: Trainer) -> str | None:

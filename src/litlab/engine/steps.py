@@ -29,14 +29,11 @@ from litlab.data.order import Resumable
 from litlab.engine.graph import GraphedOptimization
 from litlab.engine.group import from_all, place, share_signals
 from litlab.engine.metrics import StepMetrics
-from litlab.engine.optimization import DirectOptimization, LoggedOptimization
+from litlab.engine.optimization import DirectOptimization, LoggedOptimization, simplify_optimizers
 from litlab.engine.random_state import random_state, set_random_state
 from litlab.interruption import stop
 
 log = logging.getLogger(__name__)
-
-CAPTURE_CHECKS = ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check")
-"""By what PyTorch's optimizers, of one version or another, ask at each step whether a graph is being captured."""
 
 
 class Checkpoints(Protocol):
@@ -123,13 +120,7 @@ class ExecutionLoop(_TrainingEpochLoop):
         if obstacle and self.steps_per_execution > 1:
             log.info("trainer.steps_per_execution is 1 here: %s", obstacle)
             self.steps_per_execution = 1
-        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
-            for optimizer in self.trainer.optimizers:  # which would not let gradients be clipped
-                optimizer._step_supports_amp_scaling = False
-        if self.trainer.strategy.root_device.type == "cpu":
-            for optimizer in self.trainer.optimizers:  # which look for a GPU at each step: 0.3 ms if there is none
-                for check in CAPTURE_CHECKS:
-                    setattr(optimizer, check, lambda: None)
+        simplify_optimizers(self.trainer)
         if isinstance(self.automatic_optimization, DirectOptimization):
             self.automatic_optimization.prepare()
         module, source = self.trainer.lightning_module, self.trainer._data_connector._datahook_selector
@@ -210,8 +201,7 @@ class ExecutionLoop(_TrainingEpochLoop):
         kwargs = self._build_kwargs(OrderedDict(), batch, batch_idx)
         self.automatic_optimization.run(trainer.optimizers[0], batch_idx, kwargs)
         self.batch_progress.increment_processed()
-        if trainer.lr_scheduler_configs:
-            self.update_lr_schedulers("step", update_plateau_schedulers=False)
+        self.update_lr_schedulers("step", update_plateau_schedulers=False)
         self.batch_progress.increment_completed()
         if not self._should_accumulate():
             self._batches_that_stepped += 1

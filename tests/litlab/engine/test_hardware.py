@@ -59,7 +59,7 @@ import resource, torch
 from litlab.engine.hardware import keep_memory
 {setting}
 def step():
-    del [torch.ones(2_000_000) for _ in range(10)][:]  # 80 MB, kept for a step
+    tensors = [torch.ones(2_000_000) for _ in range(10)]  # 80 MB, freed at its end
 for _ in range(3):
     step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
