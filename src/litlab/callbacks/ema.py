@@ -34,6 +34,11 @@ class EMA(WeightAveraging):
         """Never: the optimizer does it."""
         return False
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Do nothing, where Lightning's callback would have to see every step."""
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hang the update onto the optimizer."""
         averaged: Any = self._average_model

@@ -81,14 +81,16 @@ class GraphedOptimization(DirectOptimization):
         super().__init__(trainer, metrics)
         self.optimizer: Optimizer | None = None
 
-    def prepare(self) -> None:
+    def prepare(self, obstacle: str | None) -> None:
         """Begin anew, before an epoch, if the optimizer is another one."""
-        super().prepare()
+        super().prepare(obstacle)
         if self.optimizer is not self.trainer.optimizers[0]:
             self.optimizer = self.trainer.optimizers[0]
             self.captured: CapturedStep | None = None
             self.gave_up = False
             self.warm_ups = self.misfits = 0
+        if obstacle:  # the loop has told it
+            self.gave_up, self.captured = True, None
 
     def execute(self, optimizer: Optimizer, batch_idx: int, kwargs: Batch) -> tuple[dict[str, Any], Gathered]:
         """Train on the batch; its outputs, and what the module has logged."""
@@ -116,7 +118,7 @@ class GraphedOptimization(DirectOptimization):
     def _obstacle(self, optimizer: Optimizer, batch: Any) -> str | None:
         if self.captured is not None:
             changed = self.captured.constants != _constants(optimizer)
-            return "the schedule changes more than the learning rate" if changed else None
+            return self.detour or ("the schedule changes more than the learning rate" if changed else None)
         unknown = [part for part in pytree.tree_leaves(batch) if not isinstance(part, (Tensor, float, int, str))]
         return (
             CudaGraph.obstacle(self.trainer.strategy.root_device)
@@ -140,11 +142,11 @@ class GraphedOptimization(DirectOptimization):
         if self.warm_ups == 0:
             self.graph = CudaGraph()
         self.warm_ups += 1
-        before = _drawn_in_python()
+        before = _drawn_on_cpu(self.trainer.strategy.root_device)
         with self.graph.beside():
             results = super().execute(optimizer, batch_idx, kwargs)
-        if _drawn_in_python() != before:
-            self._give_up("a step draws random numbers in Python")
+        if _drawn_on_cpu(self.trainer.strategy.root_device) != before:
+            self._give_up("a step draws random numbers on the CPU")
         return results
 
     def _capture(self, optimizer: Optimizer, batch_idx: int, kwargs: Batch) -> tuple[dict[str, Any], Gathered]:
@@ -232,9 +234,10 @@ def _alike(new: Any, own: Any) -> bool:
     return bool(new == own)
 
 
-def _drawn_in_python() -> tuple[Any, ...]:
-    """States of Python's and NumPy's random generators, which a graph does not know."""
-    return random.getstate(), str(np.random.get_state())
+def _drawn_on_cpu(device: torch.device) -> tuple[Any, ...]:
+    """States of the random generators that a graph does not know: Python's, NumPy's and, beside a GPU, the CPU's."""
+    on_cpu = torch.get_rng_state().tolist() if device.type != "cpu" else []
+    return random.getstate(), str(np.random.get_state()), on_cpu
 
 
 def _first(error: BaseException) -> BaseException:

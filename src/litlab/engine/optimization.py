@@ -6,12 +6,11 @@ from functools import partial
 from inspect import Parameter, signature
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
@@ -25,10 +24,6 @@ Batch = OrderedDict[str, Any]
 """The arguments of `training_step`."""
 
 Backward = Callable[[Tensor], None]
-
-HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
-"""What Lightning calls in the middle of a step; a module may also take over the parts themselves."""
-PARTS = ("backward", "optimizer_zero_grad", "optimizer_step")
 
 CAPTURE_CHECKS = ("_accelerator_graph_capture_health_check", "_cuda_graph_capture_health_check")
 """By what PyTorch's optimizers, of one version or another, ask at each step whether a graph is being captured."""
@@ -99,11 +94,13 @@ class DirectOptimization(LoggedOptimization):
         super().__init__(trainer, metrics)
         self.detour: str | None = None
 
-    def prepare(self) -> None:
-        """Find out, before an epoch, what a step must be left to Lightning for, if for anything."""
-        self.detour = _detour(self.trainer)
-        overridden = is_overridden("configure_gradient_clipping", self.trainer.lightning_module)
-        self.clips = overridden or self.trainer.gradient_clip_val is not None
+    def prepare(self, obstacle: str | None) -> None:
+        """Find out, before an epoch, whether a step must be left to Lightning.
+
+        Args:
+            obstacle: why the loop executes one step at a time, if it does; Lightning then does all of it.
+        """
+        self.detour = obstacle or _detour(self.trainer)
 
     def execute(self, optimizer: Optimizer, batch_idx: int, kwargs: Batch) -> tuple[dict[str, Any], Gathered]:
         """Do the step; its outputs, and what the module has logged."""
@@ -126,8 +123,8 @@ class DirectOptimization(LoggedOptimization):
             optimizer.zero_grad()
             if result.closure_loss is not None:
                 backward(result.closure_loss)
-            if self.clips:
-                limit, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+            limit, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
+            if limit is not None:
                 module.configure_gradient_clipping(optimizer, limit, algorithm)
             optimizer.step()
         progress.increment_completed()
@@ -153,16 +150,8 @@ def _detour(trainer: Trainer) -> str | None:
         return "trainer.detect_anomaly looks at each gradient"
     if not isinstance(trainer.profiler, PassThroughProfiler):  # type: ignore[attr-defined]
         return "a profiler watches each part of it"
-    module = trainer.lightning_module
     for optimizer in trainer.optimizers:
         closure = signature(optimizer.step).parameters.get("closure")
         if closure is not None and closure.default is Parameter.empty:
             return f"{type(optimizer).__name__} computes the loss several times"
-    for hook in (*HOOKS, *PARTS):
-        if is_overridden(hook, module):
-            return f"the module has {hook}"
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        for hook in HOOKS:
-            if is_overridden(hook, callback, parent=Callback):
-                return f"{type(callback).__name__} has {hook}"
     return None

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.loops.fetchers import _DataFetcher, _DataLoaderIterDataFetcher
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
@@ -28,6 +28,7 @@ from torch import Tensor
 from litlab.data.order import Resumable
 from litlab.engine.graph import GraphedOptimization
 from litlab.engine.group import from_all, place, share_signals
+from litlab.engine.hooks import foreign_callbacks, hooks_of_each_step
 from litlab.engine.metrics import StepMetrics
 from litlab.engine.optimization import DirectOptimization, LoggedOptimization, simplify_optimizers
 from litlab.engine.random_state import random_state, set_random_state
@@ -51,9 +52,10 @@ def execute_steps(
 ) -> None:
     """Make `trainer` execute that many steps at a time and log them through `metrics`, one of its callbacks.
 
-    The hooks of a batch, such as `on_train_batch_end`, are then called for the last batch of an execution. With 1, the
-    loop is Lightning's own; with more, a step is captured as a CUDA graph where that is possible. From what
-    `checkpoints`, another of its callbacks, has saved, the training goes on exactly.
+    The lab's own callbacks are then called for the last batch of an execution. If another callback or the module has a
+    hook for each batch or step, the executions are one step long, and the log says so. With 1, the loop is Lightning's
+    own; with more, a step is captured as a CUDA graph where that is possible. From what `checkpoints`, another of its
+    callbacks, has saved, the training goes on exactly.
     """
     loop = EpochsLoop(trainer, trainer.min_epochs, trainer.max_epochs)
     loop.epoch_loop = ExecutionLoop(trainer, steps_per_execution, metrics, checkpoints)
@@ -88,7 +90,9 @@ class ExecutionLoop(_TrainingEpochLoop):
         self, trainer: Trainer, steps_per_execution: int, metrics: StepMetrics, checkpoints: Checkpoints | None
     ) -> None:
         super().__init__(trainer, trainer.min_steps, trainer.max_steps)
-        self.steps_per_execution = steps_per_execution
+        self.steps_per_execution = self._steps_now = steps_per_execution
+        self._accumulated_as_configured = trainer.accumulate_grad_batches
+        self._obstacles_told: set[str] = set()
         optimization = LoggedOptimization if steps_per_execution == 1 else GraphedOptimization
         self.automatic_optimization = optimization(trainer, metrics)
         self.checkpoints = checkpoints
@@ -116,13 +120,8 @@ class ExecutionLoop(_TrainingEpochLoop):
         # A module that asks how many steps there will be, for its schedule, makes Lightning forget to do this.
         self.trainer.fit_loop._load_combined_loader_states()
         super().on_run_start(data_fetcher)
-        obstacle = self._obstacle(data_fetcher)
-        if obstacle and self.steps_per_execution > 1:
-            log.info("trainer.steps_per_execution is 1 here: %s", obstacle)
-            self.steps_per_execution = 1
         simplify_optimizers(self.trainer)
-        if isinstance(self.automatic_optimization, DirectOptimization):
-            self.automatic_optimization.prepare()
+        self._choose_steps(data_fetcher)
         module, source = self.trainer.lightning_module, self.trainer._data_connector._datahook_selector
         self._takes_index = is_param_in_hook_signature(module.training_step, "batch_idx", min_args=2)
         self._touch = source.get_instance("on_after_batch_transfer").on_after_batch_transfer
@@ -135,12 +134,17 @@ class ExecutionLoop(_TrainingEpochLoop):
             self.val_loop.restarting = False
             set_random_state(self._random)
             return
+        if self.trainer.accumulate_grad_batches != self._accumulated:  # since the last execution
+            self._choose_steps(data_fetcher)
         if not self.restarting:  # otherwise Lightning first sorts out where it was
             for _ in range(self._steps_until_due() - 1):
                 self._step(data_fetcher)
                 share_signals()
-                if stop.received:
+                if stop.received or self.trainer.should_stop or (self._timers and self._is_time_over()):
                     break
+            if self.trainer.should_stop and self.trainer.fit_loop._can_stop_early:  # training_step has set it
+                call._call_callback_hooks(self.trainer, "on_train_batch_end", {}, None, self.batch_idx)
+                return
         super().advance(data_fetcher)
         share_signals()
 
@@ -160,6 +164,23 @@ class ExecutionLoop(_TrainingEpochLoop):
     def _broadcast_sigterm_tensor(self) -> None:
         """Lightning's way of telling the other processes of a signal, which waits for them; see `share_signals`."""
 
+    def _choose_steps(self, data_fetcher: _DataFetcher) -> None:
+        """Find out how many steps an execution can have, and whether they must be left to Lightning."""
+        self._accumulated = self.trainer.accumulate_grad_batches
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        self._timers = [timer for timer in callbacks if isinstance(timer, Timer) and timer._interval == "step"]
+        obstacle = self._obstacle(data_fetcher)
+        self._steps_now = 1 if obstacle else self.steps_per_execution
+        if obstacle and self.steps_per_execution > 1 and obstacle not in self._obstacles_told:
+            self._obstacles_told.add(obstacle)
+            log.info("trainer.steps_per_execution is 1 here: %s", obstacle)
+        if isinstance(self.automatic_optimization, DirectOptimization):
+            self.automatic_optimization.prepare(obstacle)
+
+    def _is_time_over(self) -> bool:
+        remaining = [timer.time_remaining() for timer in self._timers]
+        return any(seconds is not None and seconds <= 0 for seconds in remaining)
+
     def _obstacle(self, data_fetcher: _DataFetcher) -> str | None:
         module = self.trainer.lightning_module
         if not module.automatic_optimization:
@@ -168,9 +189,11 @@ class ExecutionLoop(_TrainingEpochLoop):
             return "the data does not say how many batches it has"
         if isinstance(data_fetcher, _DataLoaderIterDataFetcher):
             return "training_step takes the batches itself"
-        for hook in ("on_train_batch_start", "on_train_batch_end"):
-            if is_overridden(hook, module):
-                return f"the module has {hook}"
+        if self.trainer.accumulate_grad_batches != self._accumulated_as_configured:
+            by = " or ".join(foreign_callbacks(self.trainer)) or "the module"
+            return f"trainer.accumulate_grad_batches was changed on the way, by {by}"
+        if hooks := hooks_of_each_step(self.trainer):
+            return hooks
         if any(config.reduce_on_plateau and config.interval == "step" for config in self.trainer.lr_scheduler_configs):
             return "the schedule looks at a metric at each step"
         return None
@@ -178,7 +201,7 @@ class ExecutionLoop(_TrainingEpochLoop):
     def _steps_until_due(self) -> int:
         """How many steps make the next execution: up to where Lightning has something to do between two of them."""
         trainer, done, steps = self.trainer, self.batch_idx + 1, self.global_step
-        until = [self.steps_per_execution, trainer.num_training_batches - done]
+        until = [self._steps_now, trainer.num_training_batches - done]
         if self.max_steps != -1:
             until.append(self.max_steps - steps)
         if trainer.val_check_batch not in (None, math.inf):

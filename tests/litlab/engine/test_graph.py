@@ -82,7 +82,7 @@ class LogsMeans(Classifier):
     [
         (LooksAtTheLoss, [], "the step cannot be captured: operation not permitted when stream is capturing"),
         (LogsANumber, [], "batch is logged as a number that Python knows, which a graph would not change"),
-        (DrawsInPython, [], "a step draws random numbers in Python"),
+        (DrawsInPython, [], "a step draws random numbers on the CPU"),
         (Classifier, ["trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches is not 1"),
     ],
 )

@@ -1,13 +1,25 @@
 import logging
+import time
+from datetime import timedelta
+from functools import partial
 
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    DeviceStatsMonitor,
+    EMAWeightAveraging,
+    GradientAccumulationScheduler,
+    LambdaCallback,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ThroughputMonitor,
+)
 from runs import FULL, STEP, Curves, fit
 from torchmetrics.classification import MulticlassAccuracy
 
 from digits.classifier import Classifier
+from litlab.engine.hooks import AROUND_STEP, IN_STEP, STEP_PARTS
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 
@@ -213,19 +225,108 @@ def test_gradients_of_a_fused_optimizer_can_be_clipped_in_bf16(tmp_path):
     assert ours.trainer.global_step == 10
 
 
-@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_train_batch_end"])
-def test_a_module_that_has_a_batchs_hook_does_one_step_at_a_time(tmp_path, caplog, hook):
-    def called(module, *args):
-        module.calls = getattr(module, "calls", 0) + 1
+SMALL = (*STEP, "data.batch_size=50", "trainer.limit_train_batches=5", "trainer.max_epochs=2")
 
-    class Hooked(Classifier):
-        pass
 
-    setattr(Hooked, hook, called)
+def calls(hook):
+    """A class attribute that makes a hook count its calls and do what Lightning's own does."""
+
+    def counted(self, *args, **kwargs):
+        self.calls = getattr(self, "calls", 0) + 1
+        return getattr(super(type(self), self), hook)(*args, **kwargs)
+
+    return {hook: counted}
+
+
+MODULE_HOOKS = [*AROUND_STEP, *IN_STEP, *STEP_PARTS]
+
+
+@pytest.mark.parametrize("hook", MODULE_HOOKS)
+def test_a_module_with_a_hook_for_each_step_does_one_step_at_a_time(tmp_path, caplog, hook):
+    lightnings = fit(tmp_path, *SMALL)
     with caplog.at_level(logging.INFO):
-        ours = fit(tmp_path, *FULL, "data.batch_size=320", "trainer.max_epochs=1", module_class=Hooked, steps=4)
-    assert f"trainer.steps_per_execution is 1 here: the module has {hook}" in caplog.messages
+        ours = fit(tmp_path, *SMALL, module_class=type("Hooked", (Classifier,), calls(hook)), steps=4)
+    assert caplog.messages == [f"trainer.steps_per_execution is 1 here: the module has {hook}"]
+    assert ours.diary.batch_ends == list(range(1, 11))
     assert ours.module.calls == 10
+    assert torch.equal(ours.weights(), lightnings.weights())
+
+
+def on_instance(hook):
+    """A callback that got its hook after it was made."""
+    callback = Callback()
+    setattr(callback, hook, lambda *_: None)
+    return callback
+
+
+class Accumulates(Callback):
+    """Changes the number of accumulated batches in one of Lightning's hooks."""
+
+    def __init__(self, hook, batches):
+        setattr(self, hook, lambda trainer, _: setattr(trainer, "accumulate_grad_batches", batches))
+
+
+FOREIGN_CALLBACKS = {
+    "LearningRateMonitor has on_train_batch_start": LearningRateMonitor,
+    "EMAWeightAveraging has on_train_batch_end": EMAWeightAveraging,
+    "DeviceStatsMonitor has on_train_batch_start": lambda: DeviceStatsMonitor(cpu_stats=False),
+    "ThroughputMonitor has on_train_batch_end": lambda: ThroughputMonitor(lambda batch: len(batch[1]), window_size=2),
+    "ModelCheckpoint has on_train_batch_end": lambda: ModelCheckpoint(train_time_interval=timedelta(hours=1)),
+    **{
+        f"LambdaCallback has {hook}": partial(LambdaCallback, **{hook: lambda *_: None})
+        for hook in (*AROUND_STEP, *IN_STEP)
+    },
+    "Callback has on_after_backward": partial(on_instance, "on_after_backward"),
+    "trainer.accumulate_grad_batches was changed on the way, by GradientAccumulationScheduler": lambda: (
+        GradientAccumulationScheduler({0: 2, 1: 3})
+    ),
+    "trainer.accumulate_grad_batches was changed on the way, by Accumulates": lambda: Accumulates(
+        "on_validation_end", 2
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory", "ignore:When using the `ThroughputMonitor`")
+@pytest.mark.parametrize("reason", FOREIGN_CALLBACKS)
+def test_a_callback_that_wants_each_step_gets_it(tmp_path, caplog, reason):
+    settings = [*SMALL, "trainer.val_check_interval=2"]
+    lightnings, own = fit(tmp_path, *settings, callbacks=[FOREIGN_CALLBACKS[reason]()]), FOREIGN_CALLBACKS[reason]()
+    with caplog.at_level(logging.INFO):
+        ours = fit(tmp_path, *settings, callbacks=[own], steps=4)
+    assert caplog.messages[-1] == f"trainer.steps_per_execution is 1 here: {reason}"
+    assert torch.equal(ours.weights(), lightnings.weights())
+    assert ours.trainer.global_step == lightnings.trainer.global_step
+    if "changed" not in reason:
+        assert ours.diary.batch_ends == list(range(1, 11))
+    if isinstance(own, LearningRateMonitor):
+        assert [step for step, _ in ours.curves.curve("lr-AdamW")] == list(range(10))
+    if isinstance(own, EMAWeightAveraging):
+        assert own._average_model.n_averaged == 10
+
+
+def test_what_stops_the_training_does_so_after_that_step(tmp_path):
+    class Stops(Classifier):
+        """Has seen enough in the middle of an execution."""
+
+        def training_step(self, batch, batch_idx):
+            self.trainer.should_stop = self.trainer.global_step == 2
+            return super().training_step(batch, batch_idx)
+
+    runs = [fit(tmp_path, *SMALL, module_class=Stops, steps=steps) for steps in (None, 1, 5)]
+    assert [run.trainer.global_step for run in runs] == [3, 3, 3]
+    assert torch.equal(runs[2].weights(), runs[0].weights())
+
+
+def test_the_end_of_the_time_ends_an_execution(tmp_path):
+    class Slow(Classifier):
+        """Takes longer than there is time."""
+
+        def training_step(self, batch, batch_idx):
+            time.sleep(1.1 * (batch_idx == 1))
+            return super().training_step(batch, batch_idx)
+
+    ours = fit(tmp_path, *SMALL, "trainer.max_time=00:00:00:01", module_class=Slow, steps=5)
+    assert ours.trainer.global_step <= 3
 
 
 class OptimizesByHand(Classifier):
