@@ -58,8 +58,8 @@ YIELDING = ("configs/", "docs/")
 BARE_CHOICES = {
     "data: mnist": "data: own",
     "model: convnet": "model: own",
-    "val/acc": "val/loss",
-    "mode: max": "mode: min",
+    "monitor: val/acc": "monitor: val/loss",
+    "val/acc,max} # max is the better val/acc": "val/loss,min} # min is the better val/loss",
 }
 """What configs/train.yaml begins with in a bare project."""
 

@@ -28,6 +28,14 @@ OmegaConf.register_new_resolver("new_folder", new_folder, use_cache=True)
 OmegaConf.register_new_resolver("project_root", project_root)
 
 
+def mode_of(monitor: str | None, known: str, mode: str) -> str | None:
+    """Return `mode`, the direction of the metric `known`, if that is monitored; no other direction is guessed."""
+    return mode if monitor == known else None
+
+
+OmegaConf.register_new_resolver("mode_of", mode_of)
+
+
 def compose(command: str, overrides: Sequence[str]) -> DictConfig:
     """The config that `COMMAND OVERRIDES` leads to, unchecked.
 
@@ -125,7 +133,7 @@ def refuse_calls(text: str, name: str) -> None:
     Raises:
         UserError: the text, which the user knows by that name, calls a resolver that no run's config does.
     """
-    if calls := {call.strip() for call in re.findall(r"\$\{([^:}]*):", text)} - {"oc.env", "project_root"}:
+    if calls := {call.strip() for call in re.findall(r"\$\{([^:}]*):", text)} - {"oc.env", "project_root", "mode_of"}:
         raise UserError(f"{name} calls {', '.join(sorted(calls))}: no run's config does")
 
 

@@ -84,12 +84,19 @@ class Checkpoint(Settings):
 
     monitor: str | None
     """Validation metric whose best value marks the best weights; null where there is no validation."""
-    mode: Literal["min", "max"]
-    """Whether the best value is the smallest or the largest."""
+    mode: Literal["min", "max"] | None
+    """Whether the best value is the smallest or the largest; null only where nothing is monitored."""
     every_n_steps: PositiveInt | None
     """Optimizer steps after which the state of the training is saved, so that no more can be lost; null for none."""
     every_minutes: PositiveFloat | None
     """Minutes after which it is saved; null for none. It always is before a validation and at the end of an epoch."""
+
+    @cross_check(mode="after")
+    def _direction_is_known(self) -> Self:
+        if self.monitor is not None and self.mode is None:
+            hint = "add checkpoint.mode=min or checkpoint.mode=max"
+            raise ValueError(f"checkpoint.monitor={self.monitor}: needs its direction; {hint}")
+        return self
 
 
 class Resume(Settings):
@@ -247,6 +254,20 @@ class Train(Settings):
     """Lightning loggers, each under a name of its own; they are also given the run's folder. Empty for none."""
     views: dict[str, Component]
     """Callbacks that draw into TensorBoard, each under a name of its own. Empty for none."""
+
+    @cross_check(mode="after")
+    def _directions_agree(self) -> Self:
+        """Refuse a class that minimizes the monitored metric by default where the config maximizes it."""
+        if self.checkpoint.mode != "max":
+            return self
+        nodes = {f"callbacks.{key}": node for key, node in self.callbacks.items()} | {"scheduler": self.scheduler or {}}
+        for key, node in nodes.items():
+            is_frameworks = str(node.get("_target_")).startswith(("lightning.", "torch."))
+            if is_frameworks and node.get("monitor") == self.checkpoint.monitor and "mode" not in node:
+                name = node["_target_"].rpartition(".")[2]
+                problem = f"{name} minimizes it by default, but checkpoint.mode is max"
+                raise ValueError(f"{key}.monitor={node['monitor']}: {problem}; add {key}.mode=max")
+        return self
 
     @cross_check(mode="after")
     def _schedule_has_an_end(self) -> Self:

@@ -1,4 +1,5 @@
 import ast
+import shutil
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from litlab import schema
 from litlab.config import check, explain, load, run_config
+from litlab.config import compose as litlab_compose
 from litlab.errors import UserError
 from litlab.project import CONFIGS, SOURCE
 
@@ -65,6 +67,14 @@ REFUSALS = {
     "seed=-1": "seed=-1: should be greater than or equal to 0",
     "seed=4294967296": "seed=4294967296: should be less than 4294967296",
     "checkpoint.mode=biggest": "checkpoint.mode=biggest: should be 'min' or 'max'",
+    "checkpoint.monitor=val/loss": "checkpoint.monitor=val/loss: needs its direction; add checkpoint.mode=min or ",
+    "checkpoint.monitor=val/loss checkpoint.mode=null": "checkpoint.monitor=val/loss: needs its direction; add che",
+    "+callbacks.s={_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:val/acc}": (
+        "callbacks.s.monitor=val/acc: EarlyStopping minimizes it by default, but checkpoint.mode is max; add cal"
+    ),
+    "+callbacks.k={_target_:lightning.pytorch.callbacks.ModelCheckpoint,monitor:val/acc}": (
+        "callbacks.k.monitor=val/acc: ModelCheckpoint minimizes it by default, but checkpoint.mode is max; add cal"
+    ),
     "model.net.kernel_size=4": "model.net.kernel_size=4: should be odd",
     "model._target_=os.system": "model._target_=os.system: a config may not build this; it may build classes of digits",
     "model.net._target_=digits.convnet.Cnn": "model.net._target_=digits.convnet.Cnn: digits.convnet has no class Cnn",
@@ -229,3 +239,18 @@ def test_load_refuses_a_hostile_target(tmp_path):
     OmegaConf.save(config, tmp_path / "config.yaml")
     with pytest.raises(UserError, match="model._target_=os.system: a config may not build this"):
         load(tmp_path / "config.yaml", schema.Train)
+
+
+def test_a_file_that_changes_the_monitored_metric_needs_its_direction_too(tmp_path, monkeypatch):
+    copied = tmp_path / "configs"
+    shutil.copytree(CONFIGS, copied)
+    monkeypatch.setattr("litlab.config.CONFIGS", copied)
+
+    def checkpoint(text):
+        (copied / "experiment" / "mine.yaml").write_text(f"# @package _global_\ncheckpoint: {text}\n")
+        return check(run_config(litlab_compose("train", ["experiment=mine"])), schema.Train).checkpoint
+
+    with pytest.raises(UserError, match="^checkpoint.monitor=val/loss: needs its direction; add checkpoint.mode=min"):
+        checkpoint("{monitor: val/loss}")
+    assert checkpoint("{monitor: val/loss, mode: min}").mode == "min"
+    assert checkpoint("{every_minutes: 1.0}").mode == "max"

@@ -235,8 +235,8 @@ def _compose(
 def _objectives(sweep: schema.Sweep, base: Base) -> Objectives:
     if sweep.objectives:
         return sweep.objectives
-    checkpoint = OmegaConf.create(base.config).checkpoint
-    if checkpoint.monitor is None:
+    checkpoint = check(OmegaConf.create(base.config).checkpoint, schema.Checkpoint)
+    if checkpoint.monitor is None or checkpoint.mode is None:
         hint = f"set checkpoint.monitor, or {OBJECTIVES}"
         raise UserError(f"checkpoint.monitor=null: there is nothing to compare the jobs by; {hint}")
     return {checkpoint.monitor: checkpoint.mode}

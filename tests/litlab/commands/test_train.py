@@ -110,7 +110,7 @@ def test_the_record_and_the_checkpoint_agree_on_the_best_epoch(tmp_path, monkeyp
         module.log("val/odd", torch.tensor([math.nan, 0.5, 0.5, 0.2][module.current_epoch]), on_epoch=True)
 
     monkeypatch.setattr(Classifier, "validation_step", with_nan_at_first)
-    overrides = ["trainer.max_epochs=4", "checkpoint.monitor=val/odd", "test=false"]
+    overrides = ["trainer.max_epochs=4", "checkpoint.monitor=val/odd", "checkpoint.mode=max", "test=false"]
     run = train(settings(*SHORT, *overrides), tmp_path)
     best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
     assert record(tmp_path)["metrics"]["best_epoch"] == best["epoch"] == 1
@@ -176,7 +176,7 @@ def test_without_validation_the_last_weights_are_the_result(tmp_path):
 )
 def test_a_monitor_that_does_not_exist_is_told_before_training(tmp_path, override, message):
     with pytest.raises(UserError, match="checkpoint.monitor") as error:
-        train(settings(*SHORT, override), tmp_path)
+        train(settings(*SHORT, override, "checkpoint.mode=max"), tmp_path)
     assert str(error.value).startswith(message)
     assert record(tmp_path)["status"] == "failed"
     assert message in record(tmp_path)["reason"]

@@ -90,7 +90,20 @@ def test_a_sweep_needs_something_to_compare_by(make):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["checkpoint.monitor=val/acc,val/loss"], "jobs that go by different metrics need 'sweep.objectives=.* .job 1"),
+        (
+            ["checkpoint.monitor=val/acc,val/loss", "checkpoint.mode=max"],
+            "jobs that go by different metrics need 'sweep.objectives=.* .job 1",
+        ),
+        (["checkpoint.monitor=val/acc,val/loss"], r"^checkpoint.monitor=val/loss: needs its direction; .* \(job 1\)"),
+        (
+            ["seed=1,2", "checkpoint.monitor=val/loss"],
+            "^checkpoint.monitor=val/loss: needs its direction; add checkpoi",
+        ),
+        (
+            ["checkpoint.monitor=val/acc,val/loss", "sweep.objectives={val/acc:max}"],
+            r"^checkpoint.monitor=val/loss: needs its direction; .* \(job 1\)",
+        ),
+        (["sweep=random", "sweep.n_trials=2", "checkpoint.monitor=choice(val/acc,val/f1)"], "val/f1: needs its direct"),
         (["logger.tensorboard.name=a,${now:%Y}"], r"calls now: no run's config does \(job 1\)"),
     ],
 )
