@@ -5,6 +5,22 @@ class UserError(Exception):
     """Something the user can put right; the message says how, and the commands end with exit code 2."""
 
 
+class StorageError(UserError):
+    """A disk or a file system that failed, which is neither the code's nor the settings' fault: the work can go on.
+
+    Args:
+        problem: what failed.
+        hint: how to go on.
+    """
+
+    def __init__(self, problem: str, hint: str) -> None:
+        super().__init__(problem, hint)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return "; ".join(self.args)
+
+
 class TrainingError(Exception):
     """Training that went wrong by itself; the message says where, and the commands end with exit code 1."""
 

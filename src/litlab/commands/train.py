@@ -1,8 +1,6 @@
 """Training: from a config to a run."""
 
-import errno
 import logging
-import os
 import platform
 import signal
 import traceback
@@ -45,6 +43,7 @@ from litlab.refusals import first_lines
 from litlab.runs.checkpoint import load_weights, read_resumable
 from litlab.runs.files import write_text
 from litlab.runs.run import Record, Run
+from litlab.runs.storage_faults import storage_may_fail
 from litlab.runs.terminal import ending, opening, tensorboard_command
 from litlab.runs.writing import WholeFiles
 
@@ -89,7 +88,8 @@ def train(
         Interrupted: a signal asked to stop.
         ProcessLost: another process that trains along has ended.
     """
-    run = Run.reopen(folder) if resuming else Run.create(folder, config.seed)
+    with storage_may_fail(folder):
+        run = Run.reopen(folder) if resuming else Run.create(folder, config.seed)
     run.record.overrides |= overrides or {}
     task = Task(config, folder, run.record, resuming, hopeless[0] if hopeless else None)
     with run.tracked(), _failing_with_a_hint(run), together(processes_here(config.trainer), task, follow):
@@ -297,7 +297,8 @@ def _failing_with_a_hint(run: Run) -> Iterator[None]:
     """What ends the training early is told with the way to go on."""
     try:
         try:
-            yield
+            with storage_may_fail(run.folder):
+                yield
         except SIGTERMException as error:  # Lightning has noticed the signal first
             raise Interrupted(signal.SIGTERM) from error
     except Interrupted as error:
@@ -309,12 +310,6 @@ def _failing_with_a_hint(run: Run) -> Iterator[None]:
         kept = f"the last good checkpoint is {run.last_checkpoint}" if run.last_checkpoint.exists() else "none was kept"
         hint = "try a lower optimizer.lr, trainer.gradient_clip_val, or trainer.on_nan=skip"
         raise TrainingError(f"{error}; {kept}; {hint}") from error
-    except OSError as error:
-        in_folder = os.fsdecode(error.filename or "").startswith(str(run.folder))
-        if not in_folder and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-            raise
-        hint = f"what was saved before is whole; once there is room, go on with: {run.resume_command}"
-        raise UserError(f"{run.folder} cannot be written: {error.strerror}; {hint}") from error
 
 
 @contextmanager

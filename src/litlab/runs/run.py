@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 from filelock import FileLock, Timeout
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, ValidationError
 
-from litlab.errors import ProcessLost, Pruned, UserError
+from litlab.errors import ProcessLost, Pruned, StorageError, UserError
 from litlab.interruption import Interrupted
 from litlab.project import SOURCE
 from litlab.runs.files import read_text, write_text
@@ -292,8 +292,9 @@ class Run:
             yield
         except BaseException as error:
             with suppress(OSError):  # of a folder that has vanished, say: the first error counts
-                if isinstance(error, Interrupted | ProcessLost | Pruned):
-                    self.end("pruned" if isinstance(error, Pruned) else "interrupted", str(error))
+                if isinstance(error, Interrupted | ProcessLost | StorageError | Pruned):
+                    reason = error.problem if isinstance(error, StorageError) else str(error)
+                    self.end("pruned" if isinstance(error, Pruned) else "interrupted", reason)
                 elif self.record.status == "running":  # and not one that could not even go on
                     self.end("failed", f"{type(error).__name__}: {error}")
             raise

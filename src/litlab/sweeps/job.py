@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from litlab import schema
 from litlab.config import check, load, parse
-from litlab.errors import ProcessLost, Pruned, TrainingError, UserError
+from litlab.errors import ProcessLost, Pruned, StorageError, TrainingError, UserError
 from litlab.job_log import log_into
+from litlab.runs.storage_faults import storage_may_fail
 from litlab.sweeps.space import Params
 
 if TYPE_CHECKING:
@@ -51,31 +52,52 @@ class Job:
         return self.sweep or self.folder
 
 
-def run(job: Job) -> str | None:
+@dataclass(frozen=True)
+class Ended:
+    """A job that is no longer at work."""
+
+    job: Job
+    error: str | None = None
+    """What went wrong."""
+    killed: bool = False
+    """Whether it was a signal that nothing could be done about; then it can go on."""
+    storage_failed: bool = False
+    """Whether it was a disk or a file system; then it can go on, and no other job would do better."""
+
+
+def run(job: Job) -> Ended:
     """Train as the folder's config says, or go on with it; what was wrong is also in the job's log.
 
     Raises:
         Interrupted: a signal asked to stop.
     """
-    log_into(job.folder)
     try:
-        changed = job.changed and check(parse(job.changed, "config.yaml"), schema.Train)
-        config = changed or load(job.folder / "config.yaml", schema.Train)
-        from litlab.commands.train import train
-
-        hopeless = None
-        if job.pruning:
-            from litlab.sweeps.study import Pruner
-
-            hopeless = job.pruning.metric, Pruner(job.pruning.ledger.load(job.pruning.rule), job.number)
-        resuming = (job.folder / "run.json").exists()
-        train(config, job.folder, job.params, resuming=resuming, changed=job.changed, hopeless=hopeless)
+        with storage_may_fail(job.folder):
+            _train(job)
     except Pruned as reason:
         log.info("pruned: %s", reason)
-    except (UserError, TrainingError, ProcessLost) as error:
+    except StorageError as error:
         log.error("%s", error)  # noqa: TRY400 (it says all)
-        return str(error)
+        return Ended(job, error.problem, storage_failed=True)
+    except (UserError, TrainingError, ProcessLost) as error:
+        log.error("%s", error)  # noqa: TRY400 (likewise)
+        return Ended(job, str(error))
     except Exception as error:
         log.exception("the job has failed")
-        return f"{type(error).__name__}: {error}"
-    return None
+        return Ended(job, f"{type(error).__name__}: {error}")
+    return Ended(job)
+
+
+def _train(job: Job) -> None:
+    log_into(job.folder)
+    changed = job.changed and check(parse(job.changed, "config.yaml"), schema.Train)
+    config = changed or load(job.folder / "config.yaml", schema.Train)
+    from litlab.commands.train import train
+
+    hopeless = None
+    if job.pruning:
+        from litlab.sweeps.study import Pruner
+
+        hopeless = job.pruning.metric, Pruner(job.pruning.ledger.load(job.pruning.rule), job.number)
+    resuming = (job.folder / "run.json").exists()
+    train(config, job.folder, job.params, resuming=resuming, changed=job.changed, hopeless=hopeless)

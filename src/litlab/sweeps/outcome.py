@@ -7,7 +7,7 @@ from typing import Literal
 
 from litlab.errors import UserError
 from litlab.runs.run import Record, Run, Status
-from litlab.sweeps.launchers.base import Ended
+from litlab.sweeps.job import Ended
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,18 @@ def outcome(folder: Path, objectives: Collection[str]) -> Outcome:
 
 
 def settle(ended: Ended, objectives: Collection[str]) -> Outcome:
-    """What has become of a job that is no longer at work; one whose process was killed can go on."""
+    """What has become of a job that is no longer at work; one whose process or storage failed can go on."""
+    can_go_on = ended.killed or ended.storage_failed
     found = outcome(ended.job.folder, objectives)
     if found.status == "missing":
-        return Outcome("interrupted" if ended.killed else "failed", ended.error or "")
+        return Outcome("interrupted" if can_go_on else "failed", ended.error or "")
     if found.status == "running":
-        Run.open(ended.job.folder).end("interrupted", ended.error)
+        try:
+            Run.open(ended.job.folder).end("interrupted", ended.error)
+        except OSError:
+            if not ended.storage_failed:
+                raise
+            return Outcome("interrupted", ended.error or "")  # the record says so once the job goes on
     return outcome(ended.job.folder, objectives)
 
 

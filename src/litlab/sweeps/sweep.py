@@ -1,6 +1,5 @@
 """A multirun from its command line to its table: plan, run what is missing, compare."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,11 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 from litlab import schema
 from litlab.components import build
 from litlab.config import check
-from litlab.errors import ProcessLost, UserError
+from litlab.errors import ProcessLost, StorageError, UserError
 from litlab.interruption import Interrupted, stop
 from litlab.resume import refuse_traps
 from litlab.runs.files import write_text
 from litlab.runs.run import resume_command
+from litlab.runs.storage_faults import storage_fault, storage_problem
 from litlab.sweeps.job import Job, Pruning
 from litlab.sweeps.launchers.base import Launcher
 from litlab.sweeps.ledger import Ledger, answering, probe
@@ -53,7 +53,7 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
     if plan.sampling.storage is not None:
         probe(plan.sampling.storage)  # what cannot be had is refused before there is a folder
     folder = folder or _new_folder(config)
-    with _claimed(folder), _stopping_with_a_hint(folder):
+    with _stopping_with_a_hint(folder), _claimed(folder):
         plan.save(folder)
         study = Study(folder, plan)
         conclude(folder, plan, study, _run(folder, plan, study, launcher))
@@ -115,11 +115,14 @@ def _stopping_with_a_hint(folder: Path) -> Iterator[None]:
         raise
     except ProcessLost as error:
         raise UserError(f"{error}; what is done is kept, go on with: {command}") from error
+    except StorageError as error:
+        raise UserError(f"{error}; what is done is kept; once that is mended, go on with: {command}") from error
     except OSError as error:
-        if not os.fsdecode(error.filename or folder).startswith(str(folder)):
+        fault = storage_fault(error, folder)
+        if fault is None:
             raise
-        where = f"{error.filename or folder} cannot be written: {error.strerror}"
-        raise UserError(f"{where}; what is done is kept, go on with: {command}") from error
+        problem, when = storage_problem(error, fault, folder)
+        raise UserError(f"{problem}; what is done is kept; {when}, go on with: {command}") from error
 
 
 @contextmanager
@@ -157,6 +160,8 @@ def _run(folder: Path, plan: Plan, study: Study, launcher: Launcher) -> dict[int
                 outcomes[number] = settle(ended, plan.objectives)
                 study.tell(number, outcomes[number])
             print(f"job {number}: {outcomes[number]} ({len(study.ended)} of {plan.planned})")
+            if ended.storage_failed:
+                raise StorageError(str(ended.error), "no other job was started")
     return outcomes
 
 

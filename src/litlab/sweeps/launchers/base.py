@@ -4,28 +4,16 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
 from litlab.errors import UserError
 from litlab.runs.run import Run
-from litlab.sweeps.job import Job
+from litlab.sweeps.job import Ended, Job
 
 PATIENCE = 60
 """Seconds in which the jobs of a sweep that was killed have saved their state and ended."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """A job that is no longer at work."""
-
-    job: Job
-    error: str | None = None
-    """What went wrong."""
-    killed: bool = False
-    """Whether it was a signal that nothing could be done about; then it can go on."""
 
 
 class Launcher(Protocol):
@@ -54,8 +42,10 @@ def left_alone(jobs: Iterator[Job]) -> Iterator[Job]:
 def printing_apart(folder: Path) -> Iterator[None]:
     """Print nothing between the lines of other jobs: errors go into the log in the run's folder, the rest nowhere."""
     kept = {stream: os.dup(stream.fileno()) for stream in (sys.stdout, sys.stderr)}
-    with (folder / "train.log").open("a") as log, Path(os.devnull).open("w") as nothing:
+    with Path(os.devnull).open("w") as nothing:
         os.dup2(nothing.fileno(), sys.stdout.fileno())
+        os.dup2(nothing.fileno(), sys.stderr.fileno())
+    with suppress(OSError), (folder / "train.log").open("a") as log:  # the job itself says that it cannot write
         os.dup2(log.fileno(), sys.stderr.fileno())
     try:
         yield

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from litlab.sweeps.job import Job, run
-from litlab.sweeps.launchers.base import Ended, left_alone
+from litlab.sweeps.job import Ended, Job, run
+from litlab.sweeps.launchers.base import left_alone
 
 
 class Basic:
@@ -12,4 +12,4 @@ class Basic:
     def run(self, jobs: Iterator[Job]) -> Iterator[Ended]:
         """See Launcher."""
         for job in left_alone(jobs):
-            yield Ended(job, run(job))
+            yield run(job)

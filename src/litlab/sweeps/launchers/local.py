@@ -8,14 +8,14 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
 from litlab.interruption import Interrupted, stop
 from litlab.processes import nursery
-from litlab.sweeps.job import Job, run
-from litlab.sweeps.launchers.base import Ended, left_alone, printing_apart
+from litlab.sweeps.job import Ended, Job, run
+from litlab.sweeps.launchers.base import left_alone, printing_apart
 
 
 @dataclass(frozen=True)
@@ -43,24 +43,27 @@ class Local:
         """See Launcher."""
         jobs, context = left_alone(jobs), nursery()
         free = self._slots()
-        running: dict[Any, tuple[ForkServerProcess, Job, Slot]] = {}
+        running: dict[Any, tuple[ForkServerProcess, Job, Slot, Connection[Ended, Ended]]] = {}
         try:
             while True:
                 while free and (job := next(jobs, None)):
                     slot = free.pop(0)
-                    process = context.Process(target=_work, args=(job, slot))
-                    with stop.starting_processes():
+                    answer, answering = context.Pipe(duplex=False)
+                    process = context.Process(target=_work, args=(job, slot, answering))
+                    with stop.starting_processes(), answering:
                         process.start()
-                        running[process.sentinel] = process, job, slot
+                        running[process.sentinel] = process, job, slot, answer
                 if not running:
                     return
                 for sentinel in wait(list(running)):
-                    process, job, slot = running.pop(sentinel)
+                    process, job, slot, answer = running.pop(sentinel)
                     process.join()
                     free.append(slot)
-                    yield _ended(job, process.exitcode or 0)
+                    with answer:
+                        ended = _ended(job, process.exitcode or 0, answer)
+                    yield ended
         finally:
-            processes = [process for process, _, _ in running.values()]
+            processes = [process for process, *_ in running.values()]
             for process in processes:
                 with suppress(ProcessLookupError):  # it has just ended
                     os.kill(process.pid or 0, signal.SIGUSR1)
@@ -81,8 +84,8 @@ class Local:
         return [Slot(frozenset(share), gpu) for share, gpu in zip(shares, places, strict=True)]
 
 
-def _work(job: Job, slot: Slot) -> None:
-    """Do a job in this process, which hears of signals only by the sweep's."""
+def _work(job: Job, slot: Slot, answering: "Connection[Ended, Ended]") -> None:
+    """Do a job in this process, which hears of signals only by the sweep's, and send how it has ended."""
     with stop.listening():
         try:
             # A signal to all processes, such as Ctrl-C, is for the sweep alone to hear, which passes it on by SIGUSR1.
@@ -91,10 +94,9 @@ def _work(job: Job, slot: Slot) -> None:
             threading.Thread(target=_stop_with_the_sweep, daemon=True).start()
             _keep_to(slot)
             with printing_apart(job.folder):
-                reason = run(job)
+                answering.send(run(job))
         except Interrupted as error:
             sys.exit(error.exit_code)
-    sys.exit(1 if reason else 0)
 
 
 def _keep_to(slot: Slot) -> None:
@@ -111,7 +113,9 @@ def _stop_with_the_sweep() -> None:
         os.kill(os.getpid(), signal.SIGUSR1)
 
 
-def _ended(job: Job, exit_code: int) -> Ended:
+def _ended(job: Job, exit_code: int, answer: "Connection[Ended, Ended]") -> Ended:
     if exit_code < 0:
         return Ended(job, f"killed by {signal.Signals(-exit_code).name}", killed=True)
-    return Ended(job, f"ended with exit code {exit_code}" if exit_code else None)
+    with suppress(EOFError):
+        return answer.recv()
+    return Ended(job, f"ended with exit code {exit_code}")

@@ -11,8 +11,8 @@ from typing import Any
 from litlab.errors import UserError
 from litlab.interruption import Interrupted, stop
 from litlab.refusals import first_lines
-from litlab.sweeps.job import Job, run
-from litlab.sweeps.launchers.base import Ended, left_alone, printing_apart
+from litlab.sweeps.job import Ended, Job, run
+from litlab.sweeps.launchers.base import left_alone, printing_apart
 
 try:
     import ray
@@ -119,7 +119,7 @@ def _work(job: Job, argv: list[str]) -> Ended:
     try:
         with stop.listening(), printing_apart(job.folder):
             [job] = left_alone(iter([job]))  # a process that Ray has given up may still be at work
-            return Ended(job, run(job))
+            return run(job)
     except Interrupted as request:
         return Ended(job, f"stopped by {request}", killed=True)
 
