@@ -118,7 +118,7 @@ class Trainer(Settings):
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
     """Number format of the computation, the weights are kept in 32 bits; auto is bf16-mixed on a CPU made for it."""
     steps_per_execution: PositiveInt
-    """Steps at a time, unless a callback or a module wants each; above 1, a step on a GPU is captured as a CUDA graph."""
+    """Steps at a time, unless a callback or module wants each; above 1, a GPU captures a step as a CUDA graph."""
     max_epochs: Literal[-1] | PositiveInt
     """Passes over the training data; -1 for no limit."""
     max_steps: Literal[-1] | PositiveInt

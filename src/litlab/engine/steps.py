@@ -167,7 +167,7 @@ class ExecutionLoop(_TrainingEpochLoop):
     def _choose_steps(self, data_fetcher: _DataFetcher) -> None:
         """Find out how many steps an execution can have, and whether they must be left to Lightning."""
         self._accumulated = self.trainer.accumulate_grad_batches
-        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = self.trainer.callbacks
         self._timers = [timer for timer in callbacks if isinstance(timer, Timer) and timer._interval == "step"]
         obstacle = self._obstacle(data_fetcher)
         self._steps_now = 1 if obstacle else self.steps_per_execution

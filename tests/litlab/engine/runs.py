@@ -51,7 +51,7 @@ class Curves(Logger):
 
 
 class Diary(Callback):
-    """Keeps when which hook was called, in optimizer steps; one of the lab's own, so that executions keep their length."""
+    """Keeps when which hook was called, in optimizer steps; as one of the lab's own, for which executions stay long."""
 
     __module__ = "litlab."
 
