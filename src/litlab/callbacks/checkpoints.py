@@ -146,7 +146,7 @@ class Checkpoints(Checkpoint):
             return
         self._require_monitor(trainer)
         metrics, epoch = self.run.record.metrics, trainer.current_epoch
-        stage = self.monitor.rpartition("/")[0]
+        stage = self.monitor.partition("/")[0] if "/" in self.monitor else ""
         newest = from_first(lambda: numbers(trainer))  # all must find the same of them the best
         measured = {name: value for name, value in newest.items() if name.startswith(stage)}
         metrics.validations.append(Validation(epoch=epoch, step=trainer.global_step, metrics=measured))
@@ -184,8 +184,8 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(self.run.folder / "checkpoints" / f"{name}.ckpt", weights_only=False)
 
     def _require_monitor(self, trainer: Trainer) -> None:
-        if self.monitor is not None and self.monitor not in trainer.callback_metrics:
-            logged = ", ".join(trainer.callback_metrics)
+        if self.monitor is not None and self.monitor not in (names := _logged_names(trainer)):
+            logged = ", ".join(names)
             hint = f"validation logs {logged}" if logged else "there is no validation data; set checkpoint.monitor=null"
             raise UserError(f"checkpoint.monitor={self.monitor}: no such metric; {hint}")
 
@@ -221,6 +221,13 @@ def _require_fitting_state(trainer: Trainer) -> None:
                 is_number = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, int | float)
                 if not (like_weight or is_number or value is None):
                     raise UserError(f"the checkpoint is of another network: its optimizer has no fitting {name}")
+
+
+def _logged_names(trainer: Trainer) -> list[str]:
+    """Names of what validation has logged; Lightning's sanity check hides those of several validation loaders."""
+    results = trainer.fit_loop.epoch_loop.val_loop._results
+    epoch = [results._forked_name(result, on_step=False) for result in results.values() if result.meta.on_epoch]
+    return list(dict.fromkeys([*trainer.callback_metrics, *(name for names in epoch for name in names)]))
 
 
 def numbers(trainer: Trainer) -> dict[str, float]:

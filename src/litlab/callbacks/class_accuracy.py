@@ -13,30 +13,35 @@ from litlab.runs.run import Run
 class ClassAccuracy(Predictions):
     """Logs the accuracy of each class in each validation to TensorBoard, and records that of the test.
 
-    It is the share of the images of a class that are recognised as such.
+    It is the share of the images of a class that are recognised as such. With several validation or test loaders, each
+    has its own accuracies, under Lightning's name for the loader, such as `val_class_acc/7/dataloader_idx_0`.
     """
+
+    every_loader = True
 
     def __init__(self, run: Run) -> None:
         self.run = run
 
     def start(self) -> None:
         """Count from nothing."""
-        self.counts: Tensor | None = None
+        self.counts: dict[int, Tensor] = {}
 
     def see(self, images: Tensor, labels: Tensor, scores: Tensor) -> None:
         """Count the images and the hits of each class."""
-        if self.counts is None:
-            self.counts = torch.zeros(scores.shape[1], 2, device=scores.device)
+        if self.loader not in self.counts:
+            self.counts[self.loader] = torch.zeros(scores.shape[1], 2, device=scores.device)
         hits = (scores.argmax(1) == labels).float()
-        self.counts.index_add_(0, labels, torch.stack([torch.ones_like(hits), hits], dim=1))
+        self.counts[self.loader].index_add_(0, labels, torch.stack([torch.ones_like(hits), hits], dim=1))
 
     def finish(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        """Log them."""
-        if self.counts is None:
-            return
-        counts = torch.stack(from_all(self.counts)).sum(0)
-        counted = zip(class_names(trainer, len(counts)), counts.tolist(), strict=True)
-        accuracies = {name: hits / images for name, (images, hits) in counted if images}
+        """Log the accuracies."""
+        loaders = trainer.num_val_batches if stage == "val" else trainer.num_test_batches
+        accuracies: dict[str, float] = {}
+        for loader, own in self.counts.items():
+            counts = torch.stack(from_all(own)).sum(0)
+            suffix = f"/dataloader_idx_{loader}" if len(loaders) > 1 else ""
+            counted = zip(class_names(trainer, len(counts)), counts.tolist(), strict=True)
+            accuracies |= {f"{name}{suffix}": hits / images for name, (images, hits) in counted if images}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 curves = {f"{stage}_class_acc/{name}": accuracy for name, accuracy in accuracies.items()}

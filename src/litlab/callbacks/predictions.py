@@ -17,11 +17,16 @@ class Predictions(Callback):
     The answers are what `forward` gives: scores (N, classes) for a batch of images and labels (N,). Of a model that
     answers otherwise nothing is seen, and `finish` is not called.
 
+    Of several validation or test loaders, the first one counts, unless `every_loader` is set.
+
     Attributes:
         seen: whether anything was, in the last validation or test.
+        every_loader: whether the answers for each loader are seen.
+        loader: index of the loader of the batch that is being seen.
     """
 
-    seen = False
+    seen = every_loader = False
+    loader = 0
     _hook: RemovableHandle | None = None
     _scores: Any = None
 
@@ -45,16 +50,28 @@ class Predictions(Callback):
         self._listen(pl_module)
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Take the answers to this batch."""
-        self._take(batch)
+        self._take(batch, dataloader_idx)
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Take the answers to this batch."""
-        self._take(batch)
+        self._take(batch, dataloader_idx)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show them, unless this is the check before training."""
@@ -82,10 +99,12 @@ class Predictions(Callback):
         self._hook = module.register_forward_hook(keep)
         self.start()
 
-    def _take(self, batch: Any) -> None:
+    def _take(self, batch: Any, loader: int) -> None:
         scores, self._scores = self._scores, None
+        if loader > 0 and not self.every_loader:
+            return
         if is_classified(batch) and isinstance(scores, Tensor) and scores.ndim == 2 and len(scores) == len(batch[1]):
-            self.seen = True
+            self.seen, self.loader = True, loader
             self.see(batch[0], batch[1], scores.detach().float())
 
     def _end(self) -> None:

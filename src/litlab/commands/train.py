@@ -30,6 +30,7 @@ from litlab.callbacks.overview import Overview
 from litlab.callbacks.progress import progress
 from litlab.callbacks.pruning import Pruning
 from litlab.callbacks.record import RecordRun
+from litlab.callbacks.shared_metrics import SharedMetrics
 from litlab.callbacks.throughput import Throughput
 from litlab.components import build
 from litlab.engine.ddp import ExactDDP
@@ -167,7 +168,7 @@ def set_up(config: schema.Train, run: Run) -> tuple[Trainer, Checkpoints, Overvi
     throughput, checkpoints = Throughput(), Checkpoints(run, config, metrics)
     overview = Overview(run)
     first = [RecordRun(run, throughput, metrics), overview, progress()] if is_first() else []
-    own = [ClassCount(config.model), throughput, ClassAccuracy(run), *first, checkpoints]
+    own = [ClassCount(config.model), throughput, ClassAccuracy(run), SharedMetrics(), *first, checkpoints]
     chosen = map(build, [*config.callbacks.values(), *config.views.values()])
     trainer = make_trainer(
         config.trainer,

@@ -35,11 +35,17 @@ class Projector(Callback):
         self.batches: list[tuple[Tensor, Tensor]] = []
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
-        """Keep the batch while there are too few."""
+        """Keep the first test loader's batch while there are too few."""
         shown = place().count * sum(len(labels) for _, labels in self.batches)
-        if is_classified(batch) and shown < self.images:
+        if dataloader_idx == 0 and is_classified(batch) and shown < self.images:
             self.batches.append((batch[0], batch[1]))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
