@@ -1,5 +1,6 @@
 """Which run goes on, and with which settings; needs neither torch nor lightning."""
 
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,12 @@ from litlab.errors import UserError
 from litlab.refusals import as_override
 from litlab.runs.files import new_folder
 from litlab.runs.run import Run, newest_run
+
+SCHEDULED = ("trainer.max_epochs", "trainer.max_steps")
+"""Limits of a training's length by which a schedule is made."""
+
+LENGTHS = (*SCHEDULED, "trainer.max_time")
+"""Limits of a training's length; it ends by the one that is reached first."""
 
 LARGEST_HOLE = 2**26
 """Bytes; more would not be read into memory without being noticed."""
@@ -64,7 +71,8 @@ def refuse_traps(folder: Path, asked: str) -> None:
 def resumed_config(run: Run, composed: DictConfig, overrides: Mapping[str, str]) -> DictConfig:
     """The run's own config, with those settings that may change, or any by `resume.force=true`.
 
-    These are `trainer.max_epochs`, if it is raised, and `trainer.devices`, which changes the last digits at most.
+    These are the limits of the training's length, if they are raised, and `trainer.devices`, which changes the last
+    digits at most.
 
     Args:
         run: what goes on.
@@ -79,9 +87,8 @@ def resumed_config(run: Run, composed: DictConfig, overrides: Mapping[str, str])
     own = check(config, schema.Train)
     force = bool(OmegaConf.select(composed, "resume.force"))
     changes = _changes(config, composed, overrides)
-    max_epochs = changes.get("trainer.max_epochs", own.trainer.max_epochs)
-    raised = own.trainer.max_epochs != -1 and (max_epochs == -1 or max_epochs > own.trainer.max_epochs)
-    allowed = {"trainer.max_epochs"} if raised and not own.scheduler else set()
+    raised = {key for key in changes.keys() & set(LENGTHS) if _length(changes[key]) > _length(_value(config, key))}
+    allowed = raised.difference(SCHEDULED) if own.scheduler else raised
     refused = [key for key in changes if key not in {*allowed, "trainer.devices"}]
     if refused and not force:
         raise UserError("\n".join(_refusal(key, changes[key], config) for key in refused))
@@ -89,10 +96,23 @@ def resumed_config(run: Run, composed: DictConfig, overrides: Mapping[str, str])
         if part in changes and _target(changes[part]) != _target(_value(config, part)):
             raise UserError(f"{part}: another one cannot go on with the state of the run's")
     if run.record.status == "done" and not changes.keys() - {"trainer.devices"}:
-        raise UserError(f"resume={run.folder}: this run is done; a higher trainer.max_epochs trains on")
+        limits = [key for key in LENGTHS if _length(_value(config, key)) < math.inf]
+        raise UserError(f"resume={run.folder}: this run is done; a higher {' or '.join(limits)} trains on")
     for key, value in changes.items():
         OmegaConf.update(config, key, value, merge=False)
     return config
+
+
+def _length(limit: int | str | None) -> float:
+    """Return a limit of the training's length as a number; infinite if there is none, NaN if it is not readable."""
+    if limit in (-1, None):
+        return math.inf
+    try:
+        return sum(
+            float(part) * unit for part, unit in zip(str(limit).split(":")[::-1], (1, 60, 3600, 86400), strict=False)
+        )
+    except ValueError:
+        return math.nan
 
 
 def _changes(config: DictConfig, composed: DictConfig, overrides: Mapping[str, str]) -> dict[str, Any]:
@@ -122,6 +142,6 @@ def _target(node: Any) -> Any:
 def _refusal(key: str, value: Any, config: DictConfig) -> str:
     old = as_override(_value(config, key))
     hint = "or resume.force=true, and the run is no longer that of one config"
-    if key == "trainer.max_epochs" and config.scheduler:
+    if key in SCHEDULED and config.scheduler:
         return f"{key}={value}: the run's schedule is made for {old}; leave it out, {hint}"
     return f"{key}={as_override(value)}: the run has {old}; leave it out, {hint}"

@@ -1,4 +1,6 @@
+import contextlib
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -6,11 +8,16 @@ import sys
 
 import pytest
 import torch
-from conftest import SHORT
+from conftest import SHORT, compose
+from omegaconf import OmegaConf
 from processes import Process, at, contents, run, script, while_writing
 from torchmetrics.classification import MulticlassAccuracy
 
 from digits.classifier import Classifier
+from litlab.config import run_config
+from litlab.errors import UserError
+from litlab.refusals import as_override
+from litlab.resume import resumed_config
 from litlab.runs.run import Run
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
@@ -207,6 +214,39 @@ def test_what_may_not_change_is_refused_by_name(finished, tmp_path, run_name, ov
     assert refused.err.startswith(f"train: {message.format(folder=folder)}"), refused.err
     assert len(refused.lines()) == 1
     assert contents(finished) == before
+
+
+@pytest.mark.parametrize(
+    ("begun", "now", "message"),
+    [
+        ("trainer.max_epochs=2", "trainer.max_epochs=3", None),
+        ("trainer.max_epochs=2", "trainer.max_epochs=-1", None),
+        ("trainer.max_epochs=2", "trainer.max_epochs=1", "trainer.max_epochs=1: the run has 2; leave it out"),
+        ("trainer.max_steps=20", "trainer.max_steps=30", None),
+        ("trainer.max_steps=20", "trainer.max_steps=10", "trainer.max_steps=10: the run has 20; leave it out"),
+        ("trainer.max_steps=-1", "trainer.max_steps=10", "trainer.max_steps=10: the run has -1; leave it out"),
+        ("trainer.max_time=00:00:01:00", "trainer.max_time=00:00:00:90", None),
+        ("trainer.max_time=00:00:01:00", "trainer.max_time=01:00:00:00", None),
+        ("trainer.max_time=00:00:01:00", "trainer.max_time=null", None),
+        ("trainer.max_time=00:00:01:00", "trainer.max_time=00:00:00:59", "trainer.max_time=00:00:00:59: the run has 0"),
+        ("trainer.max_time=null", "trainer.max_time=00:00:01:00", "trainer.max_time=00:00:01:00: the run has null; le"),
+        (
+            "trainer.max_steps=20 scheduler=cosine",
+            "trainer.max_steps=30",
+            "trainer.max_steps=30: the run's schedule",
+        ),
+        ("trainer.max_time=00:00:01:00 scheduler=cosine", "trainer.max_time=00:00:02:00", None),
+    ],
+)
+def test_a_limit_may_be_raised(tmp_path, begun, now, message):
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(run_config(compose(*begun.split()))))
+    stopped = Run.create(tmp_path, seed=42)
+    stopped.end("done")
+    with pytest.raises(UserError, match=f"^{re.escape(message)}") if message else contextlib.nullcontext():
+        config = resumed_config(stopped, compose(now), {now.partition("=")[0]: now})
+        assert now.endswith(f"={as_override(OmegaConf.select(config, now.partition('=')[0]))}")
+    with pytest.raises(UserError, match=f"this run is done; a higher .*{begun.partition('=')[0]}|max_epochs trains on"):
+        resumed_config(stopped, compose(), {})
 
 
 @pytest.mark.parametrize("file", ["run.json", "config.yaml"])

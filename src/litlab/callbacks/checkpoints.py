@@ -87,6 +87,8 @@ class Checkpoints(Checkpoint):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Let changed settings of the optimizer and its schedule count, which it would take from the checkpoint."""
+        for callback in trainer.early_stopping_callbacks:  # which takes its patience from the checkpoint, too
+            checkpoint["callbacks"].get(callback.state_key, {})["patience"] = callback.patience
         before = checkpoint["callbacks"][self.state_key]
         changes = {key: new for key, new in self.optimizer.items() if new != before["optimizer"].get(key)}
         factor = changes.pop("lr", 1) / before["optimizer"].get("lr", 1) if "lr" in changes else 1

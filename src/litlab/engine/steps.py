@@ -32,6 +32,7 @@ from litlab.engine.hooks import foreign_callbacks, hooks_of_each_step
 from litlab.engine.metrics import StepMetrics
 from litlab.engine.optimization import DirectOptimization, LoggedOptimization, simplify_optimizers
 from litlab.engine.random_state import random_state, set_random_state
+from litlab.engine.stopping import stop_reason
 from litlab.interruption import stop
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,13 @@ def execute_steps(
 
 class EpochsLoop(_FitLoop):
     """Lightning's loop over the epochs; what follows the step that a checkpoint was saved after is never left out."""
+
+    def run(self) -> None:
+        """Lightning's, and say so if nothing was left to train, such as after a limit or early stopping."""
+        first = self.epoch_loop.global_step
+        super().run()
+        if self.epoch_loop.global_step == first:
+            log.info("no step was trained: %s", stop_reason(self.trainer))
 
     @property
     def done(self) -> bool:
@@ -98,18 +106,20 @@ class ExecutionLoop(_TrainingEpochLoop):
         self.checkpoints = checkpoints
         self.examples, self.batch_size, self.share, self.weight = 0, 1, 1, 1.0
         self.resumes_after_step = False
-        self._is_after_step = False
+        self._is_after_step = self._validates = False
         self._random: dict[str, Any] = {}
 
     def on_save_checkpoint(self) -> dict[str, Any]:
         """Lightning's state, and what an exact continuation takes besides."""
-        own = {"after_step": self._is_after_step, "examples": self.examples, "random": from_all(random_state())}
-        return {**super().on_save_checkpoint(), **own}
+        own = {"after_step": self._is_after_step, "validates": self._validates}
+        exact = {"examples": self.examples, "random": from_all(random_state())}
+        return {**super().on_save_checkpoint(), **own, **exact}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         """The reverse."""
         super().on_load_checkpoint(state_dict)
         self.resumes_after_step = state_dict["after_step"]
+        self._validates = bool(state_dict.get("validates"))  # an earlier version saved no such value
         self.examples, states = state_dict["examples"], state_dict["random"]
         # A process that there was not then draws on from its own seed.
         self._random = states[place().rank] if place().rank < len(states) else random_state()
@@ -127,6 +137,11 @@ class ExecutionLoop(_TrainingEpochLoop):
         self._touch = source.get_instance("on_after_batch_transfer").on_after_batch_transfer
         before = ("on_before_batch_transfer", "transfer_batch_to_device")
         self._moves = any(is_overridden(hook, source.get_instance(hook)) for hook in before)
+
+    @property
+    def done(self) -> bool:
+        """Whether to leave the epoch, such as when a callback has asked to stop."""
+        return not self.resumes_after_step and super().done
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
         """One execution: all steps but its last without hooks."""
@@ -153,13 +168,18 @@ class ExecutionLoop(_TrainingEpochLoop):
         if self.resumes_after_step:
             self.resumes_after_step = False
         elif self.checkpoints and not self._should_accumulate():
-            self._is_after_step = True
+            self._is_after_step, self._validates = True, self._should_check_val_fx(data_fetcher)
             ends = self._is_training_done or self.trainer.should_stop
-            self.checkpoints.after_step(self.trainer, ends or self._should_check_val_fx(data_fetcher))
+            self.checkpoints.after_step(self.trainer, ends or self._validates)
             self._is_after_step = False
         elif stop.received:  # Lightning would stop here, where gradients are not all there
             self.trainer._signal_connector.received_sigterm = False
         super().on_advance_end(data_fetcher)
+        self._validates = False
+
+    def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
+        """Lightning's; after resuming, the step is followed by a validation if it was before, whatever a timer says."""
+        return self._validates or super()._should_check_val_fx(data_fetcher)
 
     def _broadcast_sigterm_tensor(self) -> None:
         """Lightning's way of telling the other processes of a signal, which waits for them; see `share_signals`."""
