@@ -65,6 +65,7 @@ class MNISTDataModule(LightningDataModule):
         seed: int = 0,
         loader: Literal["memory", "workers"] = "memory",
         num_workers: int = 1,
+        drop_last: bool = False,
     ) -> None:
         super().__init__()
         self.dir = Path(dir)
@@ -77,6 +78,7 @@ class MNISTDataModule(LightningDataModule):
         self.seed = seed
         self.loader = loader
         self.num_workers = num_workers
+        self.drop_last = drop_last
 
     def read_picture(self, picture: Image.Image) -> Tensor:
         """Any picture of a digit, brought into MNIST's form: (1, 28, 28), uint8.
@@ -101,7 +103,7 @@ class MNISTDataModule(LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         """Batches of the training images, in a new order each epoch if `shuffle` is set."""
-        sampler = EpochSampler(len(self.kept), self.seed, self.shuffle)
+        sampler = EpochSampler(len(self.kept), self.seed, self.shuffle, drop_last=self.drop_last)
         return self._loader(True, self.kept, self.batch_size, sampler)
 
     def val_dataloader(self) -> Loader | list[Loader]:

@@ -31,6 +31,8 @@ class MNISTDataModule(Settings):
     """memory keeps all images on the device; workers reads them from disk again and again. The batches are the same."""
     num_workers: NonNegativeInt
     """Processes that read ahead, with loader=workers; 0 reads in the training's own."""
+    drop_last: bool
+    """Whether an epoch leaves out its last training batch if that is smaller than the others."""
 
 
 class ConvNet(Settings):

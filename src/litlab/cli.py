@@ -146,6 +146,8 @@ def _resumed(composed: DictConfig, typed: Mapping[str, str]) -> tuple[Run, DictC
 def _evaluate(composed: DictConfig) -> None:
     config = check(composed, schema.Evaluate)
     run, checkpoint, trained = _trained(config.run, config.paths)
+    if config.data.dir is not None:
+        trained = _with_data_in(trained, config.data.dir)
     folder = _job_folder(composed)
     from litlab.commands.evaluate import evaluate as evaluate_function
 
@@ -210,6 +212,13 @@ def _trained(asked: str | int, paths: schema.Paths) -> tuple[Run, Path, schema.T
     run = Run.open(path)
     checkpoint = path.absolute() if path.suffix == ".ckpt" else run.best_checkpoint()
     return run, checkpoint, load(run.folder / "config.yaml", schema.Train)
+
+
+def _with_data_in(trained: schema.Train, folder: str) -> schema.Train:
+    """The run's config, with its data in another folder."""
+    if "dir" not in trained.data:
+        raise UserError(f"data.dir={folder}: {trained.data['_target_']}, the run's data module, takes no dir")
+    return trained.model_copy(update={"data": trained.data | {"dir": folder}})
 
 
 def _path(run: str | int, paths: schema.Paths) -> Path:

@@ -357,8 +357,8 @@ class Slurm(Settings):
         return self
 
 
-class Evaluate(Settings):
-    """Everything that `evaluate` can be told."""
+class OfRun(Settings):
+    """What commands that compute with a run's model can be told."""
 
     run: str | int
     """Folder of the run, a checkpoint in it, or `last` for the newest run; a multirun's folders are numbers."""
@@ -368,7 +368,21 @@ class Evaluate(Settings):
     """Where things are."""
 
 
-class Predict(Evaluate):
+class DataPlace(Settings):
+    """Where a run's data is by now."""
+
+    dir: AbsolutePath | None
+    """Folder of the data; null for the one that the run was trained with."""
+
+
+class Evaluate(OfRun):
+    """Everything that `evaluate` can be told."""
+
+    data: DataPlace
+    """Where the run's data is by now."""
+
+
+class Predict(OfRun):
     """Everything that `predict` can be told."""
 
     input: Annotated[str, Field(min_length=1)]
@@ -483,6 +497,10 @@ class FolderDataModule(Settings):
     """Whether each epoch has an order of its own."""
     seed: Seed
     """Seed of the order of the pictures."""
+    drop_last: bool
+    """Whether an epoch leaves out its last training batch if that is smaller than the others."""
+    max_value: PositiveFloat | None
+    """White in pictures of more than 8 bits, such as 4095; null for the largest value of the file's type."""
 
     @cross_check(mode="after")
     def _some_are_left(self) -> Self:

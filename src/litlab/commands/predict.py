@@ -157,7 +157,7 @@ def _images(data: Any, pictures: Pictures) -> Iterator[tuple[str, Tensor | str]]
 
     def image(name: str) -> Tensor | str:
         try:
-            read_picture: Tensor = data.read_picture(read(pictures[name]))
+            read_picture: Tensor = data.read_picture(read(pictures[name], getattr(data, "max_value", None)))
         except UserError as error:
             return str(error)
         return read_picture

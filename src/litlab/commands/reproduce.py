@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
 
 from litlab import schema
 from litlab.commands.train import train
@@ -21,11 +23,12 @@ def reproduce(original: Run, config: schema.Train, folder: Path) -> bool:
     Raises:
         UserError: the original's checkpoint is damaged, or the config asks for what cannot be had.
     """
-    weights = read(original.best_checkpoint())["state_dict"]
+    before = read(original.best_checkpoint())
     again = train(config, folder, original.record.overrides)
+    now = read(again.best_checkpoint())
     differences = [
         *_different_metrics(original.record, again.record),
-        *_different_weights(weights, read(again.best_checkpoint())["state_dict"]),
+        *_different_weights(before["state_dict"], now["state_dict"]),
     ]
     if not differences:
         log.info("the same: weights and metrics, to the last bit")
@@ -33,6 +36,9 @@ def reproduce(original: Run, config: schema.Train, folder: Path) -> bool:
     for line in differences:
         log.info("not the same: %s", line)
     circumstances = list(_circumstances(original.record, again.record))
+    data = config.data["_target_"].rpartition(".")[2]  # as Lightning calls its state
+    if not _same(before.get(data), now.get(data)):
+        circumstances.append(f"the data: {data} has another state, of other files or another split, say")
     for line in circumstances or ["nothing that the record knows; on a GPU, trainer.deterministic=true may help"]:
         log.info("what has changed: %s", line)
     return False
@@ -54,6 +60,13 @@ def _different_weights(original: dict[str, Any], again: dict[str, Any]) -> Itera
     if different:
         largest = max(float((original[name] - again[name]).abs().max()) for name in different)
         yield f"{len(different)} of {len(original)} weights, by up to {largest:.3g}"
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two states of a data module are the same, to the last bit."""
+    (ones, shape), (others, other_shape) = tree_flatten(one), tree_flatten(other)
+    pairs = zip(ones, others, strict=False)
+    return shape == other_shape and all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
 
 
 def _circumstances(original: Record, again: Record) -> Iterator[str]:

@@ -41,7 +41,7 @@ from litlab.engine.steps import execute_steps
 from litlab.errors import ProcessLost, TrainingError, UserError
 from litlab.interruption import Interrupted
 from litlab.refusals import first_lines
-from litlab.runs.checkpoint import load_weights, read_resumable
+from litlab.runs.checkpoint import load_weights, read_resumable, restore_data
 from litlab.runs.files import write_text
 from litlab.runs.run import Record, Run
 from litlab.runs.storage_faults import storage_may_fail
@@ -202,12 +202,15 @@ def take_up(run: Run, loggers: list[Logger], checkpoint: dict[str, Any] | None) 
 def restored(config: schema.Train, checkpoint: Path) -> tuple[LightningDataModule, LightningModule]:
     """The data module and the LightningModule of a run with this config, with the weights of a checkpoint of it.
 
+    Classes and split of the data are the run's, if the data module can take them.
+
     Raises:
         UserError: the checkpoint is damaged or of another network.
     """
     data: LightningDataModule = build(config.data)
     module = build_module(config)
     load_weights(module, checkpoint)
+    restore_data(data, checkpoint)
     return data, module
 
 

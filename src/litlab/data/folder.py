@@ -1,41 +1,30 @@
 """Labelled pictures in a folder: one sub-folder a class."""
 
-import hashlib
-import sys
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
-from PIL import Image, ImageOps
-from rich.console import Console
-from rich.progress import track
+from PIL import Image
 from torch import Tensor
-from torchvision.datasets import ImageFolder
-from torchvision.transforms.functional import pil_to_tensor
 
+from litlab.data.decoding import adapted, decoded, version_of
 from litlab.data.memory import InMemoryLoader
 from litlab.data.order import EpochSampler
-from litlab.data.pictures import read
-from litlab.engine.hardware import cores
+from litlab.data.split import Part, Split, class_folders, drawn, listed
 from litlab.errors import UserError
 
-AT_ONCE = 256
-"""Pictures that are waited for when a signal asks to stop."""
-
-MOST_TOLD = 20
-"""How many files that are no pictures are named at once."""
-
-PARTS = {"train", "training", "val", "valid", "validation", "test"}
-"""What sub-folders are called that hold parts of a dataset, not classes."""
+log = logging.getLogger(__name__)
 
 
 class FolderDataModule(LightningDataModule):
     """Pictures of any size and colour, in one sub-folder a class; the same share of each class is held out and tested.
+
+    The classes' names and the split belong to the run: its checkpoints hold them, and with `restore_split` they count
+    whatever the folder holds by then.
 
     Batches are images (N, channels, size, size), float32 in [0, 1], and labels (N,), int64. All pictures are decoded
     once and kept on the device. What each setting does, and its unit, stands in `litlab.schema`.
@@ -53,6 +42,8 @@ class FolderDataModule(LightningDataModule):
         eval_batch_size: int = 500,
         shuffle: bool = True,
         seed: int = 0,
+        drop_last: bool = False,
+        max_value: float | None = None,
     ) -> None:
         super().__init__()
         self.dir = Path(dir)
@@ -65,58 +56,49 @@ class FolderDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.shuffle = shuffle
         self.seed = seed
+        self.drop_last = drop_last
+        self.max_value = max_value
+        self.split: Split | None = None
+        self.reads_all = False
+        self.all_read: tuple[Tensor, Tensor] | None = None
 
     @property
     def class_names(self) -> list[str]:
-        """The sub-folders' names, in alphabetical order: the label is the place in it.
+        """The classes' names, in the order of their labels: the run's, or else those of the sub-folders.
 
         Raises:
             UserError: there is no such folder, or its sub-folders are no classes.
         """
-        if not self.dir.is_dir():
-            raise UserError(f"there is no folder {self.dir}: give data.dir=FOLDER, which holds a sub-folder a class")
-        names = sorted(path.name for path in self.dir.iterdir() if path.is_dir() and not path.name.startswith("."))
-        if len(names) < 2:
-            raise UserError(f"{self.dir} needs a sub-folder a class, at least two; it has {names or 'none'}")
-        if PARTS.issuperset(names):
-            raise UserError(f"{self.dir} holds {', '.join(names)}, not classes: put them together, a seed splits them")
-        return names
+        return list(self.split.class_names) if self.split else class_folders(self.dir)
 
     def setup(self, stage: str) -> None:
-        """List the pictures and split each class.
+        """List the pictures and split each class, unless the run has done so before.
 
         Raises:
-            UserError: a class has no pictures, or too few.
+            UserError: there is no such folder, or a class has no pictures, or too few.
         """
-        names = self.class_names
-        labels = {name: label for label, name in enumerate(names)}
-        found = ImageFolder.make_dataset(str(self.dir), labels, is_valid_file=_is_visible, allow_empty=True)
-        self.files = tuple(Path(file) for file, _ in found)
-        self.labels = torch.tensor([label for _, label in found], dtype=torch.int64)
-        parts = [self._split(name, label) for name, label in labels.items()]
-        self.kept, self.held_out, self.tested = (torch.cat(part).sort().values for part in zip(*parts, strict=True))
+        self.reads_all |= stage == "fit"
+        is_of_run = self.split is not None and self.all_read is None
+        split = self._drawn()
+        if is_of_run and (others := _others(split, self.dir)):
+            told = "data.dir=%s: %d pictures are left out, such as %s: they were not there when the run began"
+            log.warning(told, self.dir, len(others), others[0])
 
-    def _split(self, name: str, label: int) -> tuple[Tensor, ...]:
-        """Which pictures of a class are trained on, held out and tested: their indices."""
-        (indices,) = torch.where(self.labels == label)
-        count = len(indices)
-        fractions = (self.val_fraction, self.test_fraction)
-        sizes = [max(1, round(count * fraction)) if fraction else 0 for fraction in fractions]
-        if count <= sum(sizes):
-            told = f"{count} pictures, too few to split" if count else "no pictures"
-            raise UserError(f"{self.dir / name} has {told}; give it {sum(map(bool, fractions)) + 1} or more")
-        order = torch.from_numpy(np.random.default_rng((self.split_seed, label)).permutation(count))
-        ends = np.cumsum([count - sum(sizes), *sizes])[:-1].tolist()
-        return indices[order].tensor_split(ends)
+    def restore_split(self, state: Mapping[str, Any]) -> None:
+        """Take the classes and the split of the run whose checkpoint holds this state, whatever the folder holds now.
+
+        Raises:
+            UserError: it is the state of something else.
+        """
+        self.split = Split.from_state(state)
 
     def train_dataloader(self) -> InMemoryLoader:
         """Batches of the pictures to train on, in a new order each epoch if `shuffle` is set."""
-        sampler = EpochSampler(len(self.kept), self.seed, self.shuffle)
-        return self._loader(self.kept, self.batch_size, sampler)
+        return self._loader("train", self.batch_size)
 
     def val_dataloader(self) -> InMemoryLoader | list[InMemoryLoader]:
         """Batches of the held-out pictures; Lightning takes an empty list for no validation."""
-        return self._loader(self.held_out, self.eval_batch_size) if self.val_fraction else []
+        return self._loader("val", self.eval_batch_size) if self.val_fraction else []
 
     def test_dataloader(self) -> InMemoryLoader:
         """Batches of the pictures to test on.
@@ -126,12 +108,50 @@ class FolderDataModule(LightningDataModule):
         """
         if not self.test_fraction:
             raise UserError("data.test_fraction=0 leaves no pictures to test on: add test=false")
-        return self._loader(self.tested, self.eval_batch_size)
+        return self._loader("test", self.eval_batch_size)
 
-    def _loader(self, indices: Tensor, batch_size: int, sampler: EpochSampler | None = None) -> InMemoryLoader:
+    def _drawn(self) -> Split:
+        """The run's split; of a new run, one that is drawn once."""
+        if self.split is None:
+            self.split = drawn(self.dir, self.val_fraction, self.test_fraction, self.split_seed)
+        return self.split
+
+    def _loader(self, part: Part, batch_size: int) -> InMemoryLoader:
+        """A loader of this part; a training reads all pictures first, so that no damaged one ends it later.
+
+        Raises:
+            UserError: files are no pictures, or those of the run are gone or changed.
+        """
+        split = self._drawn() if self.reads_all else self._drawn().only(part)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        images = decoded(self.files, self.size, self.channels, device)
-        return InMemoryLoader(images, self.labels.to(device), batch_size=batch_size, sampler=sampler, indices=indices)
+        images, digests = self.all_read or self._read(split, device)
+        if self.reads_all:
+            self.all_read = images, digests  # what becomes of the files from here on does not matter
+        if self.reads_all and split.digests is None:
+            self.split = replace(split, digests=digests)
+            _tell_of_twins(split, digests)
+        indices = split.indices(part)
+        order = EpochSampler(len(indices), self.seed, self.shuffle, drop_last=self.drop_last)
+        sampler = order if part == "train" else None
+        return InMemoryLoader(images, split.labels.to(device), batch_size=batch_size, sampler=sampler, indices=indices)
+
+    def _read(self, split: Split, device: torch.device) -> tuple[Tensor, Tensor]:
+        """All pictures of a split, and digests of their files.
+
+        Raises:
+            UserError: files are no pictures, or those of the run are gone or changed.
+        """
+        files = tuple(version_of(self.dir / file) for file in split.files)
+        changed = [file for file, version in zip(split.files, files, strict=True) if version.size is None]
+        if not changed:
+            images, digests = decoded(files, self.size, self.channels, self.max_value, device)
+            if split.digests is None or split.digests.equal(digests):
+                return images, digests
+            changed = [split.files[index] for index in torch.where(split.digests != digests)[0].tolist()]
+        raise UserError(
+            f"data.dir={self.dir}: {len(changed)} of {len(files)} pictures of the run are missing or changed, such as "
+            f"{changed[0]}; put them back, or set data.dir to the folder that holds them"
+        )
 
     def read_picture(self, picture: Image.Image) -> Tensor:
         """A picture as it is kept: uint8 (channels, size, size)."""
@@ -143,67 +163,38 @@ class FolderDataModule(LightningDataModule):
         return images.float().div(255), labels
 
     def state_dict(self) -> dict[str, Any]:
-        """What tells whether a training goes on with the pictures that it began with."""
-        names = "\n".join(str(file.relative_to(self.dir)) for file in self.files)
-        return {"pictures": hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()}
+        """The classes, the pictures and their split, which belong to the run."""
+        return self.split.state() if self.split else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Make sure of it.
+        """Go on with the run's own, which all have to be there; changes in the files show when they are read.
 
         Raises:
-            UserError: there are others.
+            UserError: the folder holds others.
         """
-        if state_dict != self.state_dict():
-            raise UserError(f"{self.dir} holds other pictures than when this run began: it only goes on with the same")
+        self.restore_split(state_dict)
+        if others := _others(self._drawn(), self.dir):
+            told = "holds other pictures than when this run began: it only goes on with the same"
+            raise UserError(f"{self.dir} {told}; {others[0]} is new")
 
 
-def _is_visible(file: str) -> bool:
-    return not Path(file).name.startswith(".")
-
-
-@lru_cache(maxsize=1)  # the jobs of a multirun run in one process and share it
-def decoded(files: tuple[Path, ...], size: int, channels: int, device: torch.device) -> Tensor:
-    """All pictures, adapted: uint8 (N, channels, size, size).
+def _others(split: Split, folder: Path) -> list[str]:
+    """The pictures in the folder that are not among those of the split.
 
     Raises:
-        UserError: one line for each file that is no picture.
+        UserError: there is no such folder, or its sub-folders are no classes.
     """
-    images = torch.empty(len(files), channels, size, size, dtype=torch.uint8)
-    refused = []
-    console = Console(stderr=True, quiet=not sys.stderr.isatty())
-    results = track(_read_all(files, size, channels), "reading pictures", len(files), console=console, transient=True)
-    for index, result in enumerate(results):
-        if isinstance(result, Tensor):
-            images[index] = result
-        else:
-            refused.append(result)
-    if refused:
-        more = f"\nand {len(refused) - MOST_TOLD} more" if len(refused) > MOST_TOLD else ""
-        raise UserError("\n".join(refused[:MOST_TOLD]) + more)
-    return images.to(device)
+    return sorted(set(listed(folder, class_folders(folder))).difference(split.files))
 
 
-def _read_all(files: Sequence[Path], size: int, channels: int) -> Iterator[Tensor | str]:
-    with ThreadPoolExecutor(cores()) as threads:  # Pillow lets others run while it decodes
-        for start in range(0, len(files), AT_ONCE):
-            yield from threads.map(partial(_read, size=size, channels=channels), files[start : start + AT_ONCE])
-
-
-def _read(file: Path, size: int, channels: int) -> Tensor | str:
-    """The picture, or why it is none."""
-    try:
-        return adapted(read(file), size, channels)
-    except UserError as error:
-        return f"{file} {error}; mend or remove it"
-
-
-def adapted(picture: Image.Image, size: int, channels: int) -> Tensor:
-    """The largest square in the middle of a picture, `size` pixels across: uint8 (channels, size, size).
-
-    One channel is grey, three are colour; what is transparent becomes white.
-    """
-    if picture.has_transparency_data:
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-    square = ImageOps.fit(picture.convert("L" if channels == 1 else "RGB"), (size, size))
-    image: Tensor = pil_to_tensor(square)
-    return image
+def _tell_of_twins(split: Split, digests: Tensor) -> None:
+    """Say which pictures are trained on under one name, and held out or tested under another."""
+    names: dict[int, list[str]] = {}
+    for digest, file in zip(digests.tolist(), split.files, strict=True):
+        names.setdefault(digest, []).append(file)
+    trained = set(digests[split.indices("train")].tolist())
+    others = digests[split.parts != 0].tolist()
+    twins = [digest for digest in others if digest in trained]
+    if twins:
+        told = "%d pictures that are held out or tested are also trained on, under another name, such as %s"
+        log.warning(told, len(twins), " = ".join(names[twins[0]][:3]))

@@ -27,6 +27,7 @@ class EpochSampler(DistributedSampler[int]):
             training, whose processes do each step together, needs that.
         processes: how many there are; None for those of torch.distributed.
         process: which of them this is, counted from 0.
+        drop_last: whether an epoch leaves out its last batch if that is smaller than the others.
 
     Attributes:
         batch_size: examples in a batch of all processes together; the loader sets it.
@@ -41,31 +42,35 @@ class EpochSampler(DistributedSampler[int]):
         filled: bool = True,
         processes: int | None = None,
         process: int = 0,
+        drop_last: bool = False,
     ) -> None:
         if processes is None:
             together = distributed.is_initialized()
             processes, process = (distributed.get_world_size(), distributed.get_rank()) if together else (1, 0)
         examples = range(size)  # all that PyTorch's sampler asks of a dataset is its length
         super().__init__(examples, processes, process, shuffle, seed)  # type: ignore[arg-type]
-        self.size, self.filled = size, filled
+        self.size, self.filled, self.drop_last = size, filled, drop_last
         self.batch_size, self.skip = processes, 0
 
     def share_batches(self, batch_size: int) -> None:
         """Let the batches have this size, of all processes together.
 
         Raises:
-            UserError: there is not an example for each process.
+            UserError: there is not an example for each process, or no batch is left.
         """
         if self.num_replicas > 1 and min(batch_size, self.size) < self.num_replicas:
             batch = f"a batch of {min(batch_size, self.size)}"
             hint = "take larger batches, more data, or fewer processes (trainer.devices)"
             raise UserError(f"{batch} cannot be shared by {self.num_replicas} processes: {hint}")
+        if self.drop_last and self.size < batch_size:
+            left = f"leaves no batch of {batch_size} out of {self.size} examples"
+            raise UserError(f"data.drop_last=true: {left}; take smaller batches (data.batch_size)")
         self.batch_size = batch_size
 
     @property
     def batches(self) -> int:
         """In an epoch."""
-        return -(-self.size // self.batch_size)
+        return self.size // self.batch_size if self.drop_last else -(-self.size // self.batch_size)
 
     def counts(self, batch: int) -> tuple[int, int]:
         """How many examples of the epoch's batch with this number are this process's, and how many it has."""
@@ -80,7 +85,7 @@ class EpochSampler(DistributedSampler[int]):
 
     def shares(self, order: Tensor) -> Iterator[Tensor]:
         """This process's part of each batch of the epoch, whose examples are in this order; none that is empty."""
-        for batch in torch.split(order, self.batch_size)[self.skip :]:
+        for batch in torch.split(order, self.batch_size)[self.skip : self.batches]:
             share = batch if self.num_replicas == 1 else batch[self.rank :: self.num_replicas]
             if not len(share) and self.filled:
                 share = batch[:1]

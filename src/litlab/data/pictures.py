@@ -6,14 +6,18 @@ import warnings
 from io import BytesIO
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
+from litlab.data.listing import is_hidden, visible_files
+from litlab.data.ranges import in_bytes, is_deep, refuse_lost_digits
 from litlab.errors import UserError
 from litlab.refusals import first_lines
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 """What is read; of others that Pillow knows, some start programs."""
+
+NEW_SUBFILE_TYPE, REDUCED, MASK = 254, 1, 4
+"""The number of TIFF's tag that says what a page is, and what it says."""
 
 LARGEST_STREAM = 2**28
 """Bytes that are read from standard input."""
@@ -35,13 +39,14 @@ def find(asked: str) -> Pictures:
     if asked == "-":
         return {"-": _standard_input()}
     if path.is_dir():
-        files = [file for file in path.rglob("*") if not file.name.startswith(".")]
+        files = visible_files(path)
     elif path.exists():
         if not path.is_file():
             raise UserError(f"input={asked}: is neither a file nor a folder; a stream can be given as input=-")
         files = [path]
     elif glob.has_magic(asked):
-        files = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207 (it may be absolute)
+        matches = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207 (it may be absolute)
+        files = [match for match in matches if not any(map(is_hidden, set(match.parts).difference(path.parts)))]
     else:
         raise UserError(f"input={asked}: there is no such file or folder")
     found: Pictures = {str(file): file for file in sorted(files) if file.is_file()}
@@ -59,16 +64,25 @@ def _standard_input() -> bytes:
     return content
 
 
-def read(source: Path | bytes) -> Image.Image:
+def read(source: Path | bytes, max_value: float | None = None) -> Image.Image:
     """A picture, upright, in mode L or RGB, or where parts are transparent LA or RGBA.
+
+    Args:
+        source: the file, or what is in it.
+        max_value: white in pictures of more than 8 bits; None for the largest value of the file's type.
 
     Raises:
         UserError: it cannot be read, and why; its name is left to the caller.
+        UnknownRangeError: it takes `max_value` to read it.
     """
     try:
         with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as picture:
+            _refuse_pages(picture)
+            refuse_lost_digits(picture, max_value)
             picture.load()
-            return _plain(ImageOps.exif_transpose(picture))
+            return ImageOps.exif_transpose(in_bytes(picture, max_value) if is_deep(picture) else _plain(picture))
+    except UserError:
+        raise
     except UnidentifiedImageError as error:
         empty = not source if isinstance(source, bytes) else source.stat().st_size == 0
         raise UserError("is empty" if empty else "is no picture") from error
@@ -78,10 +92,23 @@ def read(source: Path | bytes) -> Image.Image:
         raise UserError(f"is a damaged picture: {first_lines(error)}") from error
 
 
+def _refuse_pages(picture: Image.Image) -> None:
+    """Go to the only page; pages that hold the same picture smaller, or a mask, are none.
+
+    Raises:
+        UserError: there are several.
+    """
+    pages = [0, 1] if getattr(picture, "is_animated", False) and picture.format != "MPO" else [0]  # a camera's preview
+    if picture.format == "TIFF" and len(pages) > 1:
+        kinds = (page.tag_v2.get(NEW_SUBFILE_TYPE, 0) for page in ImageSequence.Iterator(picture))  # type: ignore
+        pages = [index for index, kind in enumerate(kinds) if not kind & (REDUCED | MASK)][:2] or [0]
+    if len(pages) > 1:
+        raise UserError("has several pages, of which only the first would be read; save each as a picture of its own")
+    picture.seek(pages[0])
+
+
 def _plain(picture: Image.Image) -> Image.Image:
-    """The picture in one of the four modes."""
-    if picture.mode.startswith("I"):  # 16 bits, of which Pillow would cut off what is above 255
-        return Image.fromarray((np.asarray(picture) / 257).clip(0, 255).astype(np.uint8))
+    """A picture of bytes in one of the four modes."""
     if picture.has_transparency_data:
         return picture.convert("LA" if picture.mode in ("L", "LA") else "RGBA")
     return picture.convert("L" if picture.mode in ("1", "L") else "RGB")

@@ -25,6 +25,24 @@ def load_weights(module: nn.Module, file: Path, prefix: str = "") -> None:
     module.load_state_dict(_weights(read(file), "state_dict", module, file, prefix))
 
 
+def restore_data(data: Any, file: Path) -> None:
+    """Let a data module that is not set up yet have the classes and the split of the run that left the checkpoint.
+
+    That takes a method `restore_split(state)`, where `state` is what its `state_dict` gave in the training.
+
+    Raises:
+        UserError: the file is missing or damaged, or holds no such state.
+    """
+    restore = getattr(data, "restore_split", None)
+    state = read(file).get(type(data).__qualname__)  # as Lightning calls it there
+    if restore is None or state is None:
+        return
+    try:
+        restore(state)
+    except UserError as error:
+        raise UserError(f"{file} {error}") from error
+
+
 def read_resumable(file: Path, module: nn.Module) -> dict[str, Any]:
     """What a checkpoint holds to go on with the training of `module`.
 

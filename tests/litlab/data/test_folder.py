@@ -8,11 +8,19 @@ import pytest
 import torch
 from conftest import settings
 from PIL import Image
+from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from litlab import schema
+from litlab.commands.evaluate import evaluate
+from litlab.commands.export import export
+from litlab.commands.predict import predict
 from litlab.commands.train import train
-from litlab.data.folder import FolderDataModule, adapted, decoded
-from litlab.data.pictures import read
+from litlab.config import load
+from litlab.data.decoding import adapted, decoded, version_of
+from litlab.data.folder import FolderDataModule
+from litlab.data.pictures import find, read
+from litlab.data.split import PARTS, Split
 from litlab.errors import UserError
 from litlab.runs.run import Run
 
@@ -55,26 +63,26 @@ def test_classes_are_the_folders(own_pictures):
     (own_pictures / "digit-3" / ".hidden").touch()
     data = set_up(own_pictures)
     assert data.class_names == [f"digit-{digit}" for digit in range(10)]
-    assert len(data.files) == 300
-    assert [file.parent.name for file in data.files] == [f"digit-{label}" for label in data.labels.tolist()]
+    assert len(data.split.files) == 300
+    expected = [f"digit-{label}" for label in data.split.labels.tolist()]
+    assert [file.partition("/")[0] for file in data.split.files] == expected
 
 
 def test_each_class_is_split_alike_by_seed(pictures):
     data = set_up(pictures, val_fraction=0.2, test_fraction=0.1, split_seed=7)
-    parts = [data.kept, data.held_out, data.tested]
+    parts = [data.split.indices(part) for part in PARTS]
     assert torch.cat(parts).sort().values.equal(torch.arange(300))
-    for label, count in enumerate(data.labels.bincount().tolist()):
-        shares = [int((data.labels[part] == label).sum()) for part in parts]
+    for label, count in enumerate(data.split.labels.bincount().tolist()):
+        shares = [int((data.split.labels[part] == label).sum()) for part in parts]
         assert shares[1:] == [round(count * 0.2), round(count * 0.1)]
     again, other = (set_up(pictures, val_fraction=0.2, test_fraction=0.1, split_seed=seed) for seed in (7, 8))
-    assert again.held_out.equal(data.held_out)
-    assert again.tested.equal(data.tested)
-    assert not other.held_out.equal(data.held_out)
+    assert again.split.parts.equal(data.split.parts)
+    assert not other.split.indices("val").equal(data.split.indices("val"))
 
 
 def test_without_validation_or_test(pictures):
     data = set_up(pictures, val_fraction=0, test_fraction=0)
-    assert len(data.kept) == 300
+    assert len(data.split.indices("train")) == 300
     assert data.val_dataloader() == []
     with pytest.raises(UserError, match="data.test_fraction=0 leaves no pictures to test on: add test=false"):
         data.test_dataloader()
@@ -82,9 +90,10 @@ def test_without_validation_or_test(pictures):
 
 def test_pixels_of_the_right_size_are_kept(pictures, test_set):
     data = set_up(pictures)
-    images = decoded(data.files, 28, 1, torch.device("cpu"))
-    untouched = [place for place, file in enumerate(data.files) if int(file.stem) % 3 != 1]
-    numbers = [int(data.files[place].stem) for place in untouched]
+    files = [data.dir / file for file in data.split.files]
+    images, _ = decoded(tuple(map(version_of, files)), 28, 1, None, torch.device("cpu"))
+    untouched = [place for place, file in enumerate(files) if int(file.stem) % 3 != 1]
+    numbers = [int(files[place].stem) for place in untouched]
     assert len(numbers) == 200
     assert images[untouched].equal(test_set[0][numbers])
 
@@ -175,7 +184,7 @@ def test_too_few_pictures(own_pictures):
         file.unlink()
     with pytest.raises(UserError, match="digit-3 has 2 pictures, too few to split; give it 3 or more"):
         set_up(own_pictures)
-    assert len(set_up(own_pictures, val_fraction=0).kept) > 200
+    assert len(set_up(own_pictures, val_fraction=0).split.indices("train")) > 200
 
 
 def test_files_that_are_no_pictures_are_named(own_pictures):
@@ -245,17 +254,149 @@ def test_a_training_goes_on_exactly_and_only_with_the_same_pictures(own_pictures
     assert list(run.test_by_class) == [f"digit-{digit}" for digit in range(10)]
 
 
-def test_evaluate_gives_the_same_until_there_is_another_class(own_pictures, tmp_path):
-    given = ("data=folder", f"data.dir={own_pictures}", f"hydra.run.dir={tmp_path}/run", *SHORT)
-    assert processes.run(tmp_path, "train", *given).code == 0
-    evaluate = ("evaluate", f"run={tmp_path}/run", f"paths.logs={tmp_path}/logs")
-    assert processes.run(tmp_path, *evaluate).code == 0
-    (evaluated,) = (tmp_path / "logs" / "evaluate" / "runs").iterdir()
-    assert Run.open(evaluated).record.metrics.test == Run.open(tmp_path / "run").record.metrics.test
-    shutil.copytree(own_pictures / "digit-9", own_pictures / "digit-A")
-    refused = processes.run(tmp_path, *evaluate)
-    assert refused.code == 2
-    assert refused.lines() == ["evaluate: the data has 11 classes (digit-0, digit-1, digit-2, …), the network 10"]
+# --- classes and split belong to the run ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(pictures, tmp_path_factory):
+    """A run of these pictures, of which some were hidden, and the folder that they were in."""
+    folder = tmp_path_factory.mktemp("trained")
+    shutil.copytree(pictures, folder / "own")
+    for hidden in (".ipynb_checkpoints", "__MACOSX", "@eaDir"):
+        shutil.copytree(folder / "own" / "digit-0", folder / "own" / "digit-1" / hidden)
+    given = ("data=folder", f"data.dir={folder}/own", f"hydra.run.dir={folder}/run", *SHORT, "trainer.max_epochs=6")
+    assert processes.run(folder, "train", *given).code == 0
+    return folder
+
+
+def gone(folder, test):
+    shutil.rmtree(folder)
+
+
+def class_renamed(folder, test):
+    (folder / "digit-9").rename(folder / "A-digit-9")
+
+
+def class_removed(folder, test):
+    shutil.rmtree(folder / "digit-9")
+
+
+def class_added(folder, test):
+    shutil.copytree(folder / "digit-9", folder / "digit-10")
+
+
+def pictures_added(folder, test):
+    for number in range(40):
+        shutil.copy(folder / test[0], folder / "digit-0" / f"{number}-new.png")
+
+
+def a_trained_picture_removed(folder, test):
+    next(file for file in (folder / "digit-3").iterdir() if f"digit-3/{file.name}" not in test).unlink()
+
+
+def a_tested_picture_removed(folder, test):
+    (folder / test[0]).unlink()
+
+
+def a_tested_picture_changed(folder, test):
+    shutil.copy(folder / test[1], folder / test[0])
+
+
+def two_tested_pictures_swapped(folder, test):
+    shutil.move(folder / test[0], folder / "aside")
+    shutil.move(folder / test[-1], folder / test[0])
+    shutil.move(folder / "aside", folder / test[-1])
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (gone, "there is no folder"),
+        (class_renamed, "missing or changed, such as digit-9/"),
+        (class_removed, "missing or changed, such as digit-9/"),
+        (class_added, None),
+        (pictures_added, None),
+        (a_trained_picture_removed, None),
+        (a_tested_picture_removed, "1 of 28 pictures of the run are missing or changed"),
+        (a_tested_picture_changed, "1 of 28 pictures of the run are missing or changed"),
+        (two_tested_pictures_swapped, "2 of 28 pictures of the run are missing or changed"),
+    ],
+)
+def test_when_the_data_has_changed(trained, tmp_path, change, line):
+    own, run = trained / "own", Run.open(trained / "run")
+    there = tmp_path / "there"
+    shutil.copytree(own, there)
+    state = torch.load(run.best_checkpoint(), weights_only=True)["FolderDataModule"]
+    split = Split.from_state(state)
+    test = split.only("test").files
+    assert not any("ipynb" in file or "MACOSX" in file or "eaDir" in file for file in split.files)
+    shutil.copy(there / test[0], tmp_path / "picture.png")
+    change(there, test)
+    checkpoint, trained_config = run.best_checkpoint(), load(run.folder / "config.yaml", schema.Train)
+    moved = trained_config.model_copy(update={"data": trained_config.data | {"dir": str(there)}})
+    predictions = predict(moved, checkpoint, "cpu", None, find(str(tmp_path / "picture.png")))
+    before = predict(trained_config, checkpoint, "cpu", None, find(str(own / test[0])))
+    answer, expected = predictions.answers[0], before.answers[0]
+    assert (answer.label, answer.probability) == (expected.label, expected.probability)
+    (tmp_path / "evaluation").mkdir()
+    if line:
+        with pytest.raises(UserError, match=line):
+            evaluate(moved, checkpoint, "cpu", None, tmp_path / "evaluation")
+    else:
+        evaluated = evaluate(moved, checkpoint, "cpu", None, tmp_path / "evaluation")
+        assert evaluated.record.metrics.test == run.record.metrics.test
+        assert evaluated.record.metrics.test_by_class == run.record.metrics.test_by_class
+
+
+def test_what_is_left_out_is_told_and_a_moved_folder_can_be_given(trained, tmp_path):
+    own, moved = trained / "own", tmp_path / "moved"
+    shutil.copytree(own, moved)
+    shutil.copytree(own / "digit-9", moved / "digit-10")
+    asked = (f"run={trained}/run", f"paths.logs={tmp_path}/logs")
+    evaluated = processes.run(tmp_path, "evaluate", *asked, f"data.dir={moved}")
+    assert (evaluated.code, evaluated.err) == (0, "")
+    count = len(list((own / "digit-9").iterdir()))
+    assert f"{count} pictures are left out, such as digit-10/" in evaluated.out
+    (folder,) = (tmp_path / "logs" / "evaluate" / "runs").iterdir()
+    assert Run.open(folder).record.metrics.test == Run.open(trained / "run").record.metrics.test
+
+
+def test_an_export_takes_no_pictures(trained, tmp_path):
+    run = Run.open(trained / "run")
+    config = load(run.folder / "config.yaml", schema.Train)
+    nowhere = config.model_copy(update={"data": config.data | {"dir": str(tmp_path / "none")}})
+    file = export(run, nowhere, run.best_checkpoint(), "safetensors", tmp_path / "model.safetensors")
+    with safe_open(file, "pt") as written:
+        assert written.metadata()["labels"].splitlines() == [f"digit-{digit}" for digit in range(10)]
+
+
+def test_the_same_picture_on_both_sides_is_told(own_pictures, caplog):
+    data = set_up(own_pictures)
+    tested, trained = (data.split.only(part).files[0] for part in ("test", "train"))
+    shutil.copy(own_pictures / trained, own_pictures / tested)
+    with caplog.at_level("WARNING"):
+        set_up(own_pictures).train_dataloader()
+    assert "1 pictures that are held out or tested are also trained on, under another name, such as" in caplog.text
+    assert tested in caplog.text
+    assert trained in caplog.text
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"class_names": None},
+        {"class_names": ["cats"]},
+        {"files": torch.frombuffer(bytearray(b"digit-0/../../secret\0digit-1/a"), dtype=torch.uint8)},
+        {"files": torch.frombuffer(bytearray(b"/etc/a\0digit-1/a"), dtype=torch.uint8)},
+        {"parts": torch.zeros(3, dtype=torch.uint8)},
+        {"digests": torch.zeros(300)},
+        {"pictures": "0"},
+    ],
+)
+def test_a_state_that_is_none_is_refused(pictures, damage):
+    state = set_up(pictures).state_dict() | damage if "pictures" not in damage else damage
+    with pytest.raises(UserError, match="holds no split of pictures"):
+        FolderDataModule(str(pictures), 28, 1).restore_split(state)
 
 
 def test_colour_follows_the_network_and_is_drawn(pictures, tmp_path):
