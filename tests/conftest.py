@@ -22,6 +22,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
+os.environ["LITLAB_HOME"] = str(ROOT / ".pytest_cache" / "litlab")  # runs of tests are not marked with the user's key
 SHORT = (
     "trainer.accelerator=cpu",
     "trainer.max_epochs=1",

@@ -124,6 +124,9 @@ class At(Callback):
         if self.left == 0:
             self.action()
 
+    # It takes the place of the lab's progress bar, which is called once for the steps of an execution.
+    _hook.__module__ = "litlab.callbacks.progress"
+
 
 def at(hook, call=1, action=kill_itself):
     """What prepares a process for that."""

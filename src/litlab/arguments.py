@@ -9,6 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from litlab.errors import UserError
+from litlab.project import CONFIGS
+from litlab.runs.trust import require_mine
 
 EXPERIMENT_FILE = re.compile(r"experiment=(?P<configs>(.*/)?)experiment/(?P<name>[^/]+)\.yaml")
 
@@ -17,12 +19,14 @@ def of_train(arguments: Sequence[str]) -> list[str]:
     """`resume=X` is short for `resume.run=X`; an experiment may be a file in any folder of that name.
 
     Raises:
-        UserError: a file is in another folder, where Hydra does not look for experiments.
+        UserError: a file is in another folder, where Hydra does not look for experiments, or was made elsewhere.
     """
     understood, options = [], []
     for text in arguments:
         if match := EXPERIMENT_FILE.fullmatch(text):
             folder = Path(match["configs"] or ".").expanduser().absolute()
+            if folder.resolve() != CONFIGS.resolve():
+                require_mine(folder / "experiment" / f"{match['name']}.yaml", text)
             understood.append(f"experiment={_quoted(match['name'])}")
             options.append(f"--config-dir={folder}")
         elif re.fullmatch(r"experiment=.*\.yaml", text):
@@ -34,11 +38,17 @@ def of_train(arguments: Sequence[str]) -> list[str]:
 
 def of_compare(arguments: Sequence[str]) -> list[str]:
     """The folders get a key, and conditions quotes."""
+    return [
+        re.sub(r"(?s)^where=(.*)", lambda match: f"where={_quoted(match[1])}", text) for text in of_folders(arguments)
+    ]
+
+
+def of_folders(arguments: Sequence[str]) -> list[str]:
+    """The arguments that are folders or files get a key."""
     given: list[str] = get_args(arguments).overrides
     folders = [text for text in given if Path(text).exists() or not re.match(r"[+~]*[A-Za-z_][\w./@:]*=", text)]
     kept = [text for text in arguments if text not in folders]
-    quoted = [re.sub(r"(?s)^where=(.*)", lambda match: f"where={_quoted(match[1])}", text) for text in kept]
-    return [*quoted, f"folders=[{','.join(map(_quoted, folders))}]"] if folders else quoted
+    return [*kept, f"folders=[{','.join(map(_quoted, folders))}]"] if folders else kept
 
 
 def of_predict(arguments: Sequence[str]) -> list[str]:

@@ -47,7 +47,7 @@ def _refuse(problems: Iterable[str]) -> None:
 
 
 def _problems_of_components(values: dict[str, Any]) -> Iterator[str]:
-    for place, component in _components(values):
+    for place, component in components(values):
         yield from _component_problems(values, component, place)
 
 
@@ -90,15 +90,16 @@ def _follow(values: Any, location: Sequence[str | int]) -> tuple[list[str], Any]
     return keys, values
 
 
-def _components(values: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+def components(values: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """The nodes among the values that name a class or function to call, each with the keys that lead to it."""
     if isinstance(values, dict):
         if "_target_" in values:
             yield place, values
         for key, value in values.items():
-            yield from _components(value, (*place, str(key)))
+            yield from components(value, (*place, str(key)))
     elif isinstance(values, list):
         for index, value in enumerate(values):
-            yield from _components(value, (*place, str(index)))
+            yield from components(value, (*place, str(index)))
 
 
 def _component_problems(root: Mapping[str, Any], component: dict[str, Any], place: tuple[str, ...]) -> list[str]:

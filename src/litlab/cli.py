@@ -19,15 +19,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from litlab import processes, schema
-from litlab.arguments import given, of_compare, of_predict, of_train
+from litlab.arguments import given, of_compare, of_folders, of_predict, of_train
 from litlab.components import build
-from litlab.config import check, explain, load, run_config, without
+from litlab.config import check, config_text, explain, load, load_trained, run_config, without, write_config
 from litlab.errors import ProcessLost, TrainingError, UserError, VerificationError
 from litlab.interruption import Interrupted, stop
 from litlab.project import CONFIGS
 from litlab.resume import refuse_traps, resumed_config, run_to_resume
-from litlab.runs.files import write_text
 from litlab.runs.run import Run, newest_run, refuse_taken
+from litlab.runs.trust import require_mine
 from litlab.sweeps.job import Job
 from litlab.sweeps.launchers.basic import Basic
 
@@ -38,12 +38,13 @@ SCHEMAS: dict[str, type[schema.Settings]] = {
     "compare": schema.Compare,
     "predict": schema.Predict,
     "export": schema.Export,
+    "trust": schema.Trust,
 }
 
 EXTRA = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch_export": (), "safetensors": ("safetensors",)}
 """Packages of the extra `export` that a format takes."""
 
-LEAVE_NOTHING = ("compare", "predict", "export")
+LEAVE_NOTHING = ("compare", "predict", "export", "trust")
 """Commands that have no folder of their own."""
 
 started = threading.Event()
@@ -101,9 +102,15 @@ def export() -> None:
     _run("export", _export)
 
 
+def trust() -> None:
+    """`litlab trust FOLDER`: show what a run or sweep from elsewhere would do, and mark it as one's own."""
+    sys.argv[1:] = of_folders(sys.argv[1:])
+    _run("trust", _trust)
+
+
 def main() -> None:
     """`litlab COMMAND [OVERRIDES]`, or `python -m litlab …`: a command by its name."""
-    commands = {command.__name__: command for command in (train, evaluate, reproduce, compare, predict, export)}
+    commands = {command.__name__: command for command in (train, evaluate, reproduce, compare, predict, export, trust)}
     name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
     if name not in commands:
         print(f"litlab: usage: python -m litlab {'|'.join(commands)} [OVERRIDES]", file=sys.stderr)
@@ -120,7 +127,7 @@ def _train(composed: DictConfig) -> None:
         folder = _job_folder(own)
     else:
         run, own = _resumed(composed, typed)
-        folder, changed = run.folder, OmegaConf.to_yaml(own)
+        folder, changed = run.folder, config_text(own)
     own_keys = [key for key in typed if key.partition(".")[0] not in ("resume", "launcher")]
     overrides = {key: typed[key].partition("=")[2] for key in own_keys}
     settings = check(own, schema.Train)
@@ -158,6 +165,7 @@ def _evaluate(composed: DictConfig) -> None:
 def _reproduce(composed: DictConfig) -> None:
     config = check(composed, schema.Reproduce)
     run = Run.open(_path(config.run, config.paths))
+    require_mine(run.folder / "config.yaml", f"run={config.run}")
     trained = load(run.folder / "config.yaml", schema.Train)
     if run.record.status != "done":
         raise UserError(f"run={config.run}: nothing to compare with, the run's status is {run.record.status}")
@@ -206,12 +214,20 @@ def _export(composed: DictConfig) -> None:
     export_function(run, trained, checkpoint, config.format, Path(config.file).expanduser() if config.file else None)
 
 
+def _trust(composed: DictConfig) -> None:
+    config = check(composed, schema.Trust)
+    from litlab.commands.trust import trust as trust_function
+
+    for folder in config.folders:
+        trust_function(Path(folder).expanduser(), config.yes)
+
+
 def _trained(asked: str | int, paths: schema.Paths) -> tuple[Run, Path, schema.Train]:
     """The run that was asked for, the checkpoint that was, or its best one, and its config."""
     path = _path(asked, paths)
     run = Run.open(path)
     checkpoint = path.absolute() if path.suffix == ".ckpt" else run.best_checkpoint()
-    return run, checkpoint, load(run.folder / "config.yaml", schema.Train)
+    return run, checkpoint, load_trained(run.folder / "config.yaml", paths)
 
 
 def _with_data_in(trained: schema.Train, folder: str) -> schema.Train:
@@ -230,7 +246,7 @@ def _job_folder(composed: DictConfig) -> Path:
     """The folder that Hydra made for this job, now with the composed config in it."""
     folder = Path(HydraConfig.get().runtime.output_dir)
     refuse_taken(folder)
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(composed))
+    write_config(folder, composed)
     return folder
 
 
@@ -241,6 +257,7 @@ class CheckFirst(Callback):
         """Check the config of a single run, and that its folder is free."""
         command = kwargs["config_name"]
         with _ending(command):
+            os.environ.update(config.hydra.job.env_set)  # Hydra itself does so later
             own = without(config, {"hydra"})
             check(own, SCHEMAS[command])
             typed = list(config.hydra.overrides.task)
@@ -253,12 +270,14 @@ class CheckFirst(Callback):
             if OmegaConf.select(own, "resume.run") is not None:
                 check(_resumed(own, given(typed))[1], schema.Train)
             elif command not in LEAVE_NOTHING:
+                config_text(run_config(config))
                 refuse_taken(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Only trainings make a sweep; litlab.sweeps checks their configs."""
         command = kwargs["config_name"]
         with _ending(command):
+            os.environ.update(config.hydra.job.env_set)
             if command != "train":
                 raise UserError("does one thing at a time: leave out -m")
             _refuse_several_processes()

@@ -1,28 +1,40 @@
 """Configs: composing, reading and checking them, and what is wrong with one; needs neither torch nor lightning."""
 
+import os
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, cast
 
 import hydra
-import yaml
 from hydra import initialize_config_dir
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
-from yaml import AliasToken
 
 from litlab.checking import ConfigT, check_values
 from litlab.errors import UserError
 from litlab.project import CONFIGS, project_root
 from litlab.refusals import first_lines, no_such_option, one_line, unknown_key
-from litlab.runs.files import new_folder, read_text
-from litlab.schema import SweepCommand, Train
+from litlab.runs.files import LARGEST_TEXT, new_folder, read_text, write_text
+from litlab.runs.trust import is_marked, made_elsewhere, marked, unmarked
+from litlab.schema import Paths, SweepCommand, Train
 
-MOST_REFERENCES = 16
-"""How often a run's config may refer to another of its values; ours do seven times."""
+CALL = re.compile(r"(?<!\\)\$\{\s*[\w.]+\s*:")
+"""The beginning of an interpolation that computes its value, such as `${oc.env:HOME}`."""
 
+PORTABLE = "${project_root:}"
+"""The one computed value that a run's folder keeps as such, so that the project can be moved."""
+
+NOT_KNOWN = "not_known_before_the_job"
+"""Resolver of a value that a sweep has yet to choose."""
+
+
+def _not_known() -> None:
+    raise LookupError(NOT_KNOWN)
+
+
+OmegaConf.register_new_resolver(NOT_KNOWN, _not_known)
 # Hydra asks several times for the folder of a run, and must get the same answer: hence the cache.
 OmegaConf.register_new_resolver("new_folder", new_folder, use_cache=True)
 OmegaConf.register_new_resolver("project_root", project_root)
@@ -92,11 +104,110 @@ def load(file: Path, schema: type[ConfigT]) -> ConfigT:
         raise UserError(f"{file}: {error}") from error
 
 
-def read(file: Path) -> DictConfig:
-    """The config that a run's folder holds, unchecked but for what would be done by merely looking at its values.
+def settled(config: DictConfig, open_keys: Set[str] = frozenset()) -> DictConfig:
+    """A copy of the config in which what resolvers compute, such as from the environment, has become plain values.
+
+    References to other keys stay, and so do paths relative to the project.
+
+    Args:
+        config: as composed.
+        open_keys: keys whose values are not known yet; what is computed from them stays as it is.
 
     Raises:
-        UserError: the file is missing, is no YAML or asks for what no run's config does.
+        UserError: a value cannot be computed.
+    """
+    copy = config.copy()
+    known = config.copy()
+    for key in open_keys:
+        OmegaConf.update(known, key, f"${{{NOT_KNOWN}:}}", merge=False, force_add=True)
+    for key in _computed(OmegaConf.to_container(copy)):
+        try:
+            value = _value(known, key)
+        except OmegaConfBaseException as error:
+            if NOT_KNOWN in str(error):
+                continue
+            raise UserError(explain(error)) from error
+        OmegaConf.update(copy, key, _relative(value, copy), merge=False)
+    return copy
+
+
+def _computed(values: Any, key: str = "") -> Iterator[str]:
+    """Keys of the values, not resolved yet, that a resolver computes."""
+    if isinstance(values, dict):
+        for name, value in values.items():
+            yield from _computed(value, f"{key}.{name}".lstrip("."))
+    elif isinstance(values, list):
+        for index, value in enumerate(values):
+            yield from _computed(value, f"{key}[{index}]")
+    elif isinstance(values, str) and CALL.search(values.replace(PORTABLE, "")):
+        yield key
+
+
+def _value(config: DictConfig, key: str) -> Any:
+    value = OmegaConf.select(config, key, throw_on_resolution_failure=True, throw_on_missing=True)
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _relative(value: Any, config: DictConfig) -> Any:
+    """The value; a path inside the project as one relative to `paths.root`."""
+    root = OmegaConf.select(config, "paths.root")
+    inside = isinstance(value, str) and root and value.startswith(f"{root}{os.sep}")
+    return "${paths.root}" + value.removeprefix(str(root)) if inside else value
+
+
+def config_text(config: DictConfig) -> str:
+    """What `config.yaml` of a run with this config holds: settled, and marked as the user's own.
+
+    Raises:
+        UserError: reading it would give other values, or fail.
+    """
+    text = OmegaConf.to_yaml(settled(config))
+    if len(text.encode()) > LARGEST_TEXT:
+        raise UserError(f"the config has more than {LARGEST_TEXT} bytes; keep large tables in a file of their own")
+    try:
+        before, after = (OmegaConf.to_container(one, resolve=True) for one in (config, parse(text, "config.yaml")))
+    except OmegaConfBaseException as error:
+        raise UserError(explain(error)) from error
+    for key in sorted(_differences(before, after)):
+        raise UserError(f"{key}: cannot be written to config.yaml and read again as it was; give plain values")
+    return marked(text)
+
+
+def _differences(before: Any, after: Any, key: str = "") -> Iterator[str]:
+    """Keys whose values are not the same in type or value."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping) and before.keys() == after.keys():
+        for inner, value in before.items():
+            yield from _differences(value, after[inner], f"{key}.{inner}".lstrip("."))
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for index, values in enumerate(zip(before, after, strict=True)):
+            yield from _differences(*values, f"{key}.{index}")
+    elif type(before) is not type(after) or before != after:
+        yield key
+
+
+def write_config(folder: Path, config: DictConfig) -> None:
+    """Write `config.yaml` of the run in this folder.
+
+    Raises:
+        UserError: as of `config_text`.
+    """
+    write_text(folder / "config.yaml", config_text(config))
+
+
+def load_trained(file: Path, paths: Paths) -> Train:
+    """The config of a run that is to be evaluated or used; `paths` are the reader's own.
+
+    Raises:
+        UserError: the file is missing, is no YAML, or does not pass the check.
+    """
+    return load(file, Train) if is_marked(file) else made_elsewhere(file, paths)
+
+
+def read(file: Path) -> DictConfig:
+    """The config that a run's folder holds, unchecked.
+
+    Raises:
+        UserError: the file is missing, or is no YAML.
     """
     try:
         return parse(read_text(file), str(file))
@@ -107,34 +218,18 @@ def read(file: Path) -> DictConfig:
 
 
 def parse(text: str, name: str) -> DictConfig:
-    """The config that a text holds, which the user knows by that name; likewise unchecked.
+    """The config that a text holds, which the user knows by that name; unchecked.
 
     Raises:
-        UserError: it is no YAML or asks for what no run's config does.
+        UserError: it is no YAML, or holds no config.
     """
     try:
-        # A few lines that repeat each other can grow beyond all memory.
-        aliases = "*" in text and any(isinstance(token, AliasToken) for token in yaml.scan(text))
-        repeats = aliases or text.count("${") > MOST_REFERENCES
-        refuse_calls(text, name)
-        config = None if repeats else OmegaConf.create(text)
-    except UserError:
-        raise
+        config = OmegaConf.create(unmarked(text))
     except Exception as error:
         raise UserError(f"{name} cannot be read: {first_lines(error)}") from error
     if not isinstance(config, DictConfig):
-        raise UserError(f"{name} {'repeats itself' if repeats else 'holds no config'}: no run's config does")
+        raise UserError(f"{name} holds no config")
     return config
-
-
-def refuse_calls(text: str, name: str) -> None:
-    """Make sure that merely looking at a config's values does nothing.
-
-    Raises:
-        UserError: the text, which the user knows by that name, calls a resolver that no run's config does.
-    """
-    if calls := {call.strip() for call in re.findall(r"\$\{([^:}]*):", text)} - {"oc.env", "project_root", "mode_of"}:
-        raise UserError(f"{name} calls {', '.join(sorted(calls))}: no run's config does")
 
 
 def explain(error: Exception) -> str:

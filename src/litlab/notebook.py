@@ -8,7 +8,7 @@ from pathlib import Path
 
 from litlab.errors import UserError
 from litlab.interruption import stop
-from litlab.runs.files import new_folder, write_text
+from litlab.runs.files import new_folder
 from litlab.runs.run import Run
 
 FOR_THE_COMMAND = ("resume", "sweep", "launcher", "hydra")
@@ -38,11 +38,9 @@ def train(*overrides: str) -> Run:
         TrainingError: the loss became infinite or no number.
         Interrupted: a signal asked to stop; the run can be resumed.
     """
-    from omegaconf import OmegaConf  # a run can be loaded without it
-
     from litlab import schema
     from litlab.arguments import given
-    from litlab.config import check, compose, run_config
+    from litlab.config import check, compose, run_config, write_config
 
     composed = compose("train", overrides)
     check(composed, schema.TrainCommand)
@@ -54,7 +52,7 @@ def train(*overrides: str) -> Run:
     from litlab.commands.train import train as train_function
 
     folder = Path(new_folder(f"{config.paths.logs}/train/runs"))
-    write_text(folder / "config.yaml", OmegaConf.to_yaml(own))
+    write_config(folder, own)
     in_main_thread = threading.current_thread() is threading.main_thread()
     with _logging_into(folder), stop.listening() if in_main_thread else nullcontext():
         return train_function(config, folder, {key: text.partition("=")[2] for key, text in texts.items()})

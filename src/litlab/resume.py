@@ -14,6 +14,7 @@ from litlab.errors import UserError
 from litlab.refusals import as_override
 from litlab.runs.files import new_folder
 from litlab.runs.run import Run, newest_run
+from litlab.runs.trust import require_mine
 
 SCHEDULED = ("trainer.max_epochs", "trainer.max_steps")
 """Limits of a training's length by which a schedule is made."""
@@ -83,6 +84,7 @@ def resumed_config(run: Run, composed: DictConfig, overrides: Mapping[str, str])
         UserError: a setting may not change, or there is nothing left to do.
     """
     file = run.folder / "config.yaml"
+    require_mine(file, f"resume={run.folder}")
     config = read(file)
     own = check(config, schema.Train)
     force = bool(OmegaConf.select(composed, "resume.force"))

@@ -434,6 +434,17 @@ class Compare(Settings):
     """Where things are."""
 
 
+class Trust(Settings):
+    """Everything that `litlab trust` can be told."""
+
+    folders: Annotated[list[str], Field(min_length=1)]
+    """Folders of runs or sweeps, or experiments' files."""
+    yes: bool
+    """Whether to mark them without asking."""
+    paths: Paths
+    """Where things are."""
+
+
 class Adam(Settings):
     """Settings of torch.optim.Adam."""
 

@@ -3,6 +3,9 @@ from pathlib import Path
 import pytest
 
 from litlab.arguments import given, of_compare, of_predict, of_train
+from litlab.errors import UserError
+from litlab.project import CONFIGS
+from litlab.runs.trust import marked
 
 
 @pytest.mark.parametrize(
@@ -10,13 +13,31 @@ from litlab.arguments import given, of_compare, of_predict, of_train
     [
         (["resume=last", "seed=1"], ["resume.run=last", "seed=1"]),
         (["-m", "experiment=tutorial,best"], ["-m", "experiment=tutorial,best"]),
-        (["experiment=/a/experiment/b c.yaml"], ['experiment="b c"', "--config-dir=/a"]),
-        (["experiment=experiment/x.yaml", "seed=1"], ['experiment="x"', "seed=1", f"--config-dir={Path.cwd()}"]),
-        (["experiment=a/b/experiment/x.yaml"], ['experiment="x"', f"--config-dir={Path.cwd()}/a/b"]),
     ],
 )
-def test_train_understands_short_names_and_files(typed, understood):
+def test_train_understands_short_names(typed, understood):
     assert of_train(typed) == understood
+
+
+@pytest.mark.parametrize("place", ["experiment/b c.yaml", "experiment/x.yaml", "a/b/experiment/x.yaml"])
+def test_train_takes_an_experiment_of_ones_own_from_any_folder(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = Path(place)
+    file.parent.mkdir(parents=True)
+    file.write_text("seed: 1\n")
+    for asked in (place, str(file.absolute())):
+        with pytest.raises(UserError, match=rf"^experiment={asked}: {file.name} was made elsewhere .*litlab trust"):
+            of_train([f"experiment={asked}"])
+    file.write_text(marked("seed: 1\n"))
+    folder = file.absolute().parents[1]
+    for asked in (place, str(file.absolute())):
+        assert of_train([f"experiment={asked}", "seed=1"]) == [
+            f'experiment="{file.stem}"', "seed=1", f"--config-dir={folder}",
+        ]  # fmt: skip
+
+
+def test_an_experiment_of_the_project_needs_no_mark():
+    assert of_train([f"experiment={CONFIGS}/experiment/best.yaml"]) == ['experiment="best"', f"--config-dir={CONFIGS}"]
 
 
 @pytest.mark.parametrize(

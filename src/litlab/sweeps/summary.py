@@ -14,6 +14,7 @@ from litlab.commands.compare import compare, report
 from litlab.errors import TrainingError
 from litlab.runs.files import write_text
 from litlab.runs.run import resume_command
+from litlab.runs.trust import marked
 from litlab.sweeps.outcome import Outcome, outcome
 from litlab.sweeps.plan import Plan
 from litlab.sweeps.space import texts
@@ -64,5 +65,5 @@ def _tell_of_best(folder: Path, plan: Plan, best: Sequence[FrozenTrial]) -> None
         title = f"job {trial.number}: {', '.join([*values, ' '.join(texts(job))])}".removesuffix(", ")
         file = folder / "experiment" / f"job_{trial.number}.yaml"
         file.parent.mkdir(exist_ok=True)
-        write_text(file, plan.experiment(job, title))
+        write_text(file, marked(plan.experiment(job, title)))
         print(f"best {title}\n  the same again: train {shlex.quote(f'experiment={file}')}")

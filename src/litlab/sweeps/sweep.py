@@ -10,13 +10,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from litlab import schema
 from litlab.components import build
-from litlab.config import check
+from litlab.config import check, config_text
 from litlab.errors import ProcessLost, StorageError, UserError
 from litlab.interruption import Interrupted, stop
 from litlab.resume import refuse_traps
 from litlab.runs.files import write_text
 from litlab.runs.run import resume_command
 from litlab.runs.storage_faults import storage_fault, storage_problem
+from litlab.runs.trust import require_mine
 from litlab.sweeps.job import Job, Pruning
 from litlab.sweeps.launchers.base import Launcher
 from litlab.sweeps.ledger import Ledger, answering, probe
@@ -88,6 +89,7 @@ def _plan_to_resume(
     folder: Path, settings: schema.SweepCommand, loader: ConfigLoader, arguments: Sequence[str]
 ) -> Plan:
     """The sweep's own plan; the command line may repeat it, or change what is CHANGEABLE."""
+    require_mine(folder / FILE, f"resume={settings.resume.run}")
     plan = Plan.load(folder)
     given = {text.lstrip("+").partition("=")[0] for text in arguments}
     given = {key for key in given if key.partition(".")[0] not in ("resume", "launcher", "paths")}
@@ -171,8 +173,10 @@ def _prepare(folder: Path, plan: Plan, ledger: Ledger, number: int, params: Para
     if plan.sampling.pruner != "none":
         pruning = Pruning(ledger, plan.sampling.pruner, next(iter(plan.objectives)))
     job = Job(folder / str(number), number, params, pruning, folder)
-    if not (job.folder / "run.json").exists():
-        config = OmegaConf.to_yaml(plan.config(params))
+    if (job.folder / "run.json").exists():
+        require_mine(job.folder / "config.yaml", f"job {number}")
+    else:
+        config = config_text(plan.config(params))
         job.folder.mkdir(exist_ok=True)
         write_text(job.folder / "config.yaml", config)
     return job

@@ -4,6 +4,8 @@ import pytest
 from conftest import SHORT
 from processes import at, run
 
+from litlab.runs.trust import marked
+
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 
 
@@ -26,7 +28,7 @@ def test_a_run_comes_out_the_same(original, tmp_path):
 
 def test_what_has_changed_is_named(original, tmp_path):
     config = original / "config.yaml"
-    config.write_text(config.read_text().replace("lr: 0.001", "lr: 0.002"))
+    config.write_text(marked(config.read_text().replace("lr: 0.001", "lr: 0.002")))
     record = json.loads((original / "run.json").read_text())
     record["versions"]["torch"] = "2.11.0"
     record["device"] = "cpu (a tablet)"

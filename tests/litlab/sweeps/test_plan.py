@@ -104,7 +104,6 @@ def test_a_sweep_needs_something_to_compare_by(make):
             r"^checkpoint.monitor=val/loss: needs its direction; .* \(job 1\)",
         ),
         (["sweep=random", "sweep.n_trials=2", "checkpoint.monitor=choice(val/acc,val/f1)"], "val/f1: needs its direct"),
-        (["logger.tensorboard.name=a,${now:%Y}"], r"calls now: no run's config does \(job 1\)"),
     ],
 )
 def test_what_a_job_could_not_use_is_refused(make, overrides, message):

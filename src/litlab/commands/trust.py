@@ -1,0 +1,100 @@
+"""Showing what a run, a sweep or an experiment from elsewhere would do, and marking it as one's own."""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from litlab.errors import UserError
+from litlab.refusals import one_line
+from litlab.runs.files import LARGEST_PLAN, read_text, write_text
+from litlab.runs.trust import is_mine, marked, settings_as_written
+
+MOST_SHOWN = 60
+"""Lines about one file."""
+
+
+def trust(path: Path, yes: bool) -> None:
+    """Show what the configs in `path` would build, run and write; if the user agrees, mark them.
+
+    Args:
+        path: the folder of a run or a sweep, or one file.
+        yes: whether the user agrees without being asked.
+
+    Raises:
+        UserError: there is nothing to mark, it cannot be read, or the user does not agree.
+    """
+    files = [path] if path.is_file() else _files(path)
+    if not files:
+        raise UserError(f"{path}: holds no config.yaml, plan.json or experiment; give a run's or a sweep's folder")
+    texts = {file: _text(file) for file in files}
+    strange = {file: text for file, text in texts.items() if not is_mine(text)}
+    if not strange:
+        print(f"{path} is marked as yours already")
+        return
+    for file, text in strange.items():
+        print(one_line(f"{file}:"))
+        lines = list(dict.fromkeys(_effects(file, text)))
+        print("\n".join(f"  {one_line(line)}" for line in lines[:MOST_SHOWN]))
+        if len(lines) > MOST_SHOWN:
+            print(f"  … and {len(lines) - MOST_SHOWN} more")
+    print(f"Once it is marked, resume, reproduce and sweeps do all this with your rights, and write into {path}.")
+    if not (yes or _agreed()):
+        raise UserError(f"{path}: not marked; yes=true marks it")
+    for file, text in strange.items():
+        write_text(file, marked(text))
+    print(f"{path} is marked as yours")
+
+
+def _files(folder: Path) -> list[Path]:
+    """What decides what is built: of a run, of a sweep, and of its jobs."""
+    patterns = ("config.yaml", "plan.json", "*/config.yaml", "experiment/*.yaml")
+    return [file for pattern in patterns for file in sorted(folder.glob(pattern)) if file.is_file()]
+
+
+def _text(file: Path) -> str:
+    try:
+        return read_text(file, LARGEST_PLAN)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+
+
+def _effects(file: Path, text: str) -> Iterator[str]:
+    """What using this file would do, one line each."""
+    if file.suffix != ".json":
+        yield from _effects_of(settings_as_written(text, str(file)))
+        return
+    try:
+        plan = json.loads(text)
+        bases = [base["config"] for base in plan["bases"]]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+    for base in bases:
+        yield from _effects_of(settings_as_written(str(base), str(file)))
+    yield from _effects_of({key: value for key, value in plan.items() if key not in ("bases", "mark")})
+
+
+def _effects_of(values: Any, key: str = "") -> Iterator[str]:
+    if isinstance(values, dict | list):
+        for name, value in values.items() if isinstance(values, dict) else enumerate(values):
+            yield from _effects_of(value, f"{key}.{name}".lstrip("."))
+        return
+    if not isinstance(values, str):
+        return
+    if key.endswith("_target_"):
+        yield f"builds   {key.removesuffix('._target_')}: {values}"
+    elif key.startswith("hydra."):
+        yield f"runs     {key}={values}"
+    elif calls := re.findall(r"\$\{\s*([\w.]+)\s*:", values):
+        if set(calls) != {"project_root"}:
+            yield f"computes {key}: {values}"
+    elif "://" in values:
+        yield f"connects {key}: {values}"
+    elif values.startswith(("/", "~")) or ".." in Path(values).parts:
+        yield f"uses     {key}: {values}"
+
+
+def _agreed() -> bool:
+    return sys.stdin.isatty() and input("Mark it as yours? [y/N] ").strip().lower() in ("y", "yes")
