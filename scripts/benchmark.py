@@ -46,7 +46,7 @@ from litlab.commands import train as commands_train
 from litlab.commands.train import train
 from litlab.config import check, run_config
 from litlab.engine.graph import WARM_UP, CudaGraph
-from litlab.engine.hardware import best_precision, cores, use_all_cores
+from litlab.engine.hardware import cores, has_bf16_instructions, use_all_cores
 from litlab.project import CONFIGS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -125,7 +125,7 @@ def main() -> None:
 
 def contenders(task: Task) -> list[Contender]:
     """Those of a task, the tutorial first; the names of the precisions are Lightning's."""
-    best = best_precision("gpu" if task.device.type == "cuda" else "cpu")
+    best = "bf16-mixed" if task.device.type == "cpu" and has_bf16_instructions() else "32-true"
     found = [
         Contender("the tutorial's loop", lambda: tutorial(task)),
         Contender("Lightning, DataLoader, self.log", lambda: usual_lightning(task)),
@@ -492,7 +492,7 @@ def machine(device: torch.device) -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     cpu = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
     where = f"{cores()} cores of {cpu}"
-    if best_precision("cpu") == "bf16-mixed":
+    if has_bf16_instructions():
         where += " with bf16 instructions"
     if device.type == "cuda":
         where += f", {torch.cuda.get_device_name(device)}"

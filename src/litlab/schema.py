@@ -116,7 +116,7 @@ class Trainer(Settings):
     devices: Literal[-1] | PositiveInt | Annotated[list[NonNegativeInt], Field(min_length=1)]
     """How many train together, each with a process of its own; -1 for all GPUs, [i, …] for those with these indices."""
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
-    """Number format of the computation, the weights are kept in 32 bits; auto is bf16-mixed on a CPU made for it."""
+    """Number format of the computation, weights stay in 32 bits; auto may take bf16-mixed for convolutions on a CPU."""
     steps_per_execution: PositiveInt
     """Steps at a time, unless a callback or module wants each; above 1, a GPU captures a step as a CUDA graph."""
     max_epochs: Literal[-1] | PositiveInt

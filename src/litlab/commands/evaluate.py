@@ -9,7 +9,7 @@ from litlab import schema
 from litlab.callbacks.class_accuracy import ClassAccuracy
 from litlab.callbacks.class_count import ClassCount
 from litlab.callbacks.shared_metrics import SharedMetrics
-from litlab.commands.train import make_trainer, note_device, restored, test
+from litlab.commands.train import make_trainer, note_device, restored, settings_elsewhere, test
 from litlab.engine.hardware import use_all_cores
 from litlab.runs.run import Run
 
@@ -36,7 +36,7 @@ def evaluate(trained: schema.Train, checkpoint: Path, accelerator: str, precisio
         use_all_cores()
         seed_everything(trained.seed, workers=True, verbose=False)
         data, module = restored(trained, checkpoint)
-        settings = trained.trainer.model_copy(update={"accelerator": accelerator, "devices": 1})
+        settings = settings_elsewhere(trained.trainer, accelerator)
         trainer = make_trainer(settings, [ClassCount({}), ClassAccuracy(run), SharedMetrics()], [], folder, precision)
         note_device(run, trainer)
         test(run, trainer, module, data)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from litlab import schema
 from litlab.callbacks.predictions import colours
-from litlab.commands.train import make_trainer, restored
+from litlab.commands.train import make_trainer, restored, settings_elsewhere
 from litlab.console import print_document
 from litlab.data.pictures import Pictures, read
 from litlab.engine.hardware import cores, use_all_cores
@@ -92,7 +92,7 @@ def predict(
     data, module = restored(trained, checkpoint)
     if not callable(getattr(data, "read_picture", None)):
         raise UserError(f"{trained.data['_target_']} cannot read pictures: that takes a method read_picture(picture)")
-    settings = trained.trainer.model_copy(update={"accelerator": accelerator, "devices": 1, "profiler": None})
+    settings = settings_elsewhere(trained.trainer, accelerator)
     trainer = make_trainer(settings, [], [], checkpoint.parent, precision)
     module.to(trainer.strategy.root_device).eval()
     known: Sequence[Label] | None = None

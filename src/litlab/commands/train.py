@@ -35,7 +35,7 @@ from litlab.callbacks.throughput import Throughput
 from litlab.components import build
 from litlab.engine.ddp import ExactDDP
 from litlab.engine.group import from_first, is_first, noticing_loss, place, together
-from litlab.engine.hardware import best_precision, keep_memory, use_all_cores
+from litlab.engine.hardware import best_precision, is_cpu, keep_memory, use_all_cores
 from litlab.engine.metrics import StepMetrics
 from litlab.engine.steps import execute_steps
 from litlab.errors import ProcessLost, TrainingError, UserError
@@ -132,7 +132,7 @@ def _train(
     seed_everything(config.seed, workers=True, verbose=False)  # before anything is built
     data: LightningDataModule = build(config.data)
     module = build_module(config)
-    trainer, checkpoints, overview = set_up(config, run)
+    trainer, checkpoints, overview = set_up(config, run, module)
     if hopeless:
         trainer.callbacks.append(Pruning(run, *hopeless))  # type: ignore[attr-defined]  # the last of all
     saved = from_first(lambda: run.last_checkpoint if resuming and run.has_saved() else None)
@@ -162,7 +162,7 @@ def processes_here(config: schema.Trainer) -> int:
     return config.devices if config.devices > 0 else max(1, torch.cuda.device_count())
 
 
-def set_up(config: schema.Train, run: Run) -> tuple[Trainer, Checkpoints, Overview]:
+def set_up(config: schema.Train, run: Run, module: LightningModule) -> tuple[Trainer, Checkpoints, Overview]:
     """Lightning's Trainer with all that a run has, and those of its callbacks that save the state and the results."""
     metrics = StepMetrics(config.trainer.on_nan == "skip")  # the first, so that the others find what it gathers
     throughput, checkpoints = Throughput(), Checkpoints(run, config, metrics)
@@ -170,6 +170,10 @@ def set_up(config: schema.Train, run: Run) -> tuple[Trainer, Checkpoints, Overvi
     first = [RecordRun(run, throughput, metrics), overview, progress()] if is_first() else []
     own = [ClassCount(config.model), throughput, ClassAccuracy(run), SharedMetrics(), *first, checkpoints]
     chosen = map(build, [*config.callbacks.values(), *config.views.values()])
+    if config.trainer.precision == "auto" and run.record.precision is None:
+        chosen_here = partial(best_precision, config.trainer.accelerator, module)
+        run.record.precision, reason = from_first(chosen_here)
+        log.info("trainer.precision=auto: %s, as %s", run.record.precision, reason)
     trainer = make_trainer(
         config.trainer,
         callbacks=[metrics, *chosen, *own],
@@ -234,7 +238,10 @@ def make_trainer(
 ) -> Trainer:
     """Lightning's Trainer; it draws and prints nothing of its own but a progress bar among the `callbacks`.
 
-    Where the config leaves the choice, `precision` is the number format that was chosen before.
+    Where the config leaves the choice, `precision` is the number format that the run has chosen.
+
+    Raises:
+        UserError: Lightning refuses these settings, or would silently compute in another number format.
     """
     settings = config.model_dump(exclude={"steps_per_execution", "on_nan"})
     if place().count > 1:
@@ -242,7 +249,9 @@ def make_trainer(
         if not isinstance(config.devices, list):
             settings["devices"] = place().local_count
     if config.precision == "auto":
-        settings["precision"] = precision or best_precision(config.accelerator)
+        settings["precision"] = precision or "32-true"
+    if settings["precision"] == "16-mixed" and is_cpu(config.accelerator):  # Lightning would take bf16-mixed
+        raise UserError("trainer.precision=16-mixed: is for GPUs, and this is a CPU; set bf16-mixed, 32-true or auto")
     if config.profiler and is_first():
         settings["profiler"] = PROFILERS[config.profiler](dirpath=folder, filename="profile")
     with _refusals_are_the_users():
@@ -258,6 +267,15 @@ def make_trainer(
     if place().count > 1:  # Lightning's handler of SIGTERM waits for the other processes, wherever this one is
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer
+
+
+def settings_elsewhere(config: schema.Trainer, accelerator: str) -> schema.Trainer:
+    """A run's settings of the Trainer for one device of another kind; a CPU takes 32 bits for a GPU's 16."""
+    changes: dict[str, Any] = {"accelerator": accelerator, "devices": 1, "profiler": None}
+    if config.precision == "16-mixed" and is_cpu(accelerator):
+        log.info("trainer.precision=16-mixed is for GPUs; on this CPU it is 32-true")
+        changes["precision"] = "32-true"
+    return config.model_copy(update=changes)
 
 
 def test(run: Run, trainer: Trainer, module: LightningModule, data: LightningDataModule) -> None:

@@ -4,9 +4,11 @@ import ctypes
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from litlab.engine.group import place
 
@@ -48,8 +50,27 @@ def cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     return bound if quota == "max" else max(1, min(bound, int(quota) // int(period)))
 
 
-def best_precision(accelerator: str) -> str:
-    """Lightning's name of the number format that is fastest: bf16-mixed on a CPU with instructions for it."""
-    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+def is_cpu(accelerator: str) -> bool:
+    """Whether Lightning would compute on the CPU with this accelerator."""
+    return accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+
+
+def has_bf16_instructions() -> bool:
+    """Whether the CPU has instructions for bfloat16: AVX-512 BF16 or AMX."""
     able: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch cannot say
-    return "bf16-mixed" if on_cpu and (able.get("avx512_bf16") or able.get("amx_bf16")) else "32-true"
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+
+
+def best_precision(accelerator: str, module: nn.Module) -> tuple[Literal["32-true", "bf16-mixed"], str]:
+    """Lightning's name of the number format for `trainer.precision=auto`, and why it is taken.
+
+    A rule instead of a measurement, so that equal seeds give equal numbers: on a CPU with instructions for bfloat16,
+    convolutions are faster in it, and small linear layers slower, since their conversions take longer than they do.
+    """
+    if not is_cpu(accelerator):
+        return "32-true", "computing on an accelerator"
+    if not has_bf16_instructions():
+        return "32-true", "this CPU has no instructions for bfloat16"
+    if not any(isinstance(part, _ConvNd) for part in module.modules()):
+        return "32-true", "the network has no convolutions, which alone are faster in bfloat16 on this CPU"
+    return "bf16-mixed", "the network has convolutions, which this CPU computes faster in bfloat16"

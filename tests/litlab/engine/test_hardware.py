@@ -1,3 +1,4 @@
+import logging
 import os
 import platform
 import subprocess
@@ -5,9 +6,13 @@ import sys
 
 import pytest
 import torch
+from conftest import settings
+from torch import nn
 
+from litlab.commands.train import make_trainer, settings_elsewhere, train
 from litlab.engine import hardware
 from litlab.engine.hardware import best_precision, cores, use_all_cores
+from litlab.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -40,18 +45,45 @@ def test_the_users_number_of_threads_wins(monkeypatch):
     assert chosen == [7, 4]
 
 
-@pytest.mark.parametrize("able", ["avx512_bf16", "amx_bf16"])
-def test_bf16_is_for_processors_made_for_it(monkeypatch, able):
+NETWORKS = {
+    "images": nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 4)),
+    "signals": nn.ModuleDict({"deep": nn.Sequential(nn.ConvTranspose1d(1, 4, 3))}),
+    "table": nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 2)),
+    "text": nn.Sequential(nn.Embedding(100, 16), nn.LSTM(16, 16)),
+    "tokens": nn.TransformerEncoderLayer(16, 2),
+}
+
+
+@pytest.mark.parametrize("able", ["avx512_bf16", "amx_bf16", None])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_bf16_is_for_convolutions_on_processors_made_for_it(monkeypatch, able, network):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_bf16": False, able: True})
+    on_cpu = "bf16-mixed" if able and network in ("images", "signals") else "32-true"
+    for has_gpu in (False, True):
+        monkeypatch.setattr(torch.accelerator, "is_available", lambda has_gpu=has_gpu: has_gpu)
+        chosen = {name: best_precision(name, NETWORKS[network])[0] for name in ("cpu", "auto", "gpu")}
+        assert chosen == {"cpu": on_cpu, "auto": "32-true" if has_gpu else on_cpu, "gpu": "32-true"}
+
+
+def test_the_chosen_number_format_is_printed_and_recorded(mnist_dir, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
+    short = ("trainer.accelerator=cpu", "trainer.limit_train_batches=1", "trainer.limit_val_batches=1", "test=false")
+    with caplog.at_level(logging.INFO):
+        run = train(settings(*short, "views=none", "logger=none", "trainer.max_epochs=1"), tmp_path)
+    reason = "the network has convolutions, which this CPU computes faster in bfloat16"
+    assert f"trainer.precision=auto: bf16-mixed, as {reason}" in caplog.messages
+    assert run.record.precision == "bf16-mixed"
+    assert "bf16-mixed" in run.record.device
+
+
+@pytest.mark.parametrize("accelerator", ["cpu", "auto"])
+def test_16_bits_are_refused_on_a_cpu(tmp_path, monkeypatch, accelerator):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, able: True})
-    assert best_precision("cpu") == best_precision("auto") == "bf16-mixed"
-    assert best_precision("gpu") == "32-true"
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, able: False})
-    assert best_precision("cpu") == best_precision("auto") == "32-true"
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {able: True})
-    assert best_precision("auto") == "32-true"
-    assert best_precision("cpu") == "bf16-mixed"
+    config = settings("trainer.precision=16-mixed", f"trainer.accelerator={accelerator}").trainer
+    with pytest.raises(UserError, match=r"trainer.precision=16-mixed: is for GPUs, and this is a CPU; set bf16-mixed"):
+        make_trainer(config, [], [], tmp_path)
+    trainer = make_trainer(settings_elsewhere(config, "cpu"), [], [], tmp_path)  # to test a GPU's run
+    assert trainer.precision == "32-true"
 
 
 FAULTS = """
