@@ -33,6 +33,7 @@ from litlab.callbacks.record import RecordRun
 from litlab.callbacks.shared_metrics import SharedMetrics
 from litlab.callbacks.throughput import Throughput
 from litlab.components import build
+from litlab.data.augment import on_each_image
 from litlab.engine.ddp import ExactDDP
 from litlab.engine.group import from_first, is_first, noticing_loss, place, together
 from litlab.engine.hardware import best_precision, is_cpu, keep_memory, use_all_cores
@@ -224,7 +225,7 @@ def build_module(config: schema.Train) -> LightningModule:
     if config.scheduler:
         parts["scheduler"] = partial(build, config.scheduler)
     if config.augment:
-        parts["augment"] = build(config.augment)
+        parts["augment"] = on_each_image(build(config.augment))
     module: LightningModule = build(config.model, **parts)
     return module
 
