@@ -164,12 +164,13 @@ def config_text(config: DictConfig) -> str:
     text = OmegaConf.to_yaml(settled(config))
     if len(text.encode()) > LARGEST_TEXT:
         raise UserError(f"the config has more than {LARGEST_TEXT} bytes; keep large tables in a file of their own")
+    before = OmegaConf.to_container(config, resolve=True)
     try:
-        before, after = (OmegaConf.to_container(one, resolve=True) for one in (config, parse(text, "config.yaml")))
+        lost = next(_differences(before, OmegaConf.to_container(parse(text, "config.yaml"), resolve=True)), None)
     except OmegaConfBaseException as error:
-        raise UserError(explain(error)) from error
-    for key in sorted(_differences(before, after)):
-        raise UserError(f"{key}: cannot be written to config.yaml and read again as it was; give plain values")
+        lost = str(error.full_key)
+    if lost is not None:
+        raise UserError(f"{lost}: cannot be written to config.yaml and read again as it was; give a plain value")
     return marked(text)
 
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from litlab import schema
-from litlab.config import check, explain, load, run_config
+from litlab.config import check, config_text, explain, load, read, run_config, settled, write_config
 from litlab.config import compose as litlab_compose
 from litlab.errors import UserError
 from litlab.project import CONFIGS, SOURCE
@@ -246,3 +246,65 @@ def test_a_file_that_changes_the_monitored_metric_needs_its_direction_too(tmp_pa
         checkpoint("{monitor: val/loss}")
     assert checkpoint("{monitor: val/loss, mode: min}").mode == "min"
     assert checkpoint("{every_minutes: 1.0}").mode == "max"
+
+
+EXPERIMENT = """# @package _global_
+optimizer:
+  lr: ${oc.decode:${oc.env:MYLR,0.01}}
+seed: ${oc.decode:${oc.env:MYSEED}}
+checkpoint:
+  every_n_steps: ${oc.select:model.net.image_size,3}
+logger:
+  tensorboard:
+    name: ${oc.env:MYNAME,none}
+"""
+
+
+def test_what_resolvers_compute_is_fixed_when_the_run_is_composed(tmp_path, monkeypatch):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "x.yaml").write_text(EXPERIMENT)
+    for name, value in {"MYLR": "0.02", "MYSEED": "7", "MYNAME": "a${b}", "LITLAB_DATA": "/elsewhere"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("LITLAB_LOGS", raising=False)
+    composed = run_config(compose("experiment=x", f"hydra.searchpath=[{tmp_path}]"))
+    with pytest.raises(UserError, match=r"^logger.tensorboard.name: cannot be written"):
+        config_text(composed)
+    monkeypatch.setenv("MYNAME", "x")
+    write_config(tmp_path, composed)
+    for name in ("MYLR", "MYSEED", "MYNAME", "LITLAB_DATA"):
+        monkeypatch.delenv(name)
+    read = load(tmp_path / "config.yaml", schema.Train)
+    assert (read.optimizer["lr"], read.seed, read.checkpoint.every_n_steps) == (0.02, 7, 28)
+    assert (read.paths.data, read.data["dir"], read.logger["tensorboard"]["name"]) == ("/elsewhere", "/elsewhere", "x")
+    text = (tmp_path / "config.yaml").read_text()
+    assert "root: ${project_root:}" in text  # so that the project can be moved
+    assert "logs: ${paths.root}/logs" in text
+
+
+def test_any_number_of_references_is_written_and_read(tmp_path):
+    references = [f"+model.net.more{number}='${{seed}}'" for number in range(40)]
+    config = run_config(compose("seed=3", *references))
+    write_config(tmp_path, config)
+    assert OmegaConf.to_container(read(tmp_path / "config.yaml"), resolve=True) == OmegaConf.to_container(
+        config, resolve=True
+    )
+
+
+def test_a_value_that_a_sweep_has_yet_to_choose_leaves_open_what_is_computed_from_it():
+    config = OmegaConf.create(
+        {"a": "1", "b": "${oc.decode:${a}}", "c": "${oc.decode:'2'}", "d": ["${oc.select:a,3}", "${c}"], "e": "${a}"}
+    )
+    fixed = OmegaConf.to_container(settled(config, {"a"}))
+    assert fixed == {"a": "1", "b": "${oc.decode:${a}}", "c": 2, "d": ["${oc.select:a,3}", "${c}"], "e": "${a}"}
+    assert OmegaConf.to_container(settled(config)) == {"a": "1", "b": 1, "c": 2, "d": ["1", "${c}"], "e": "${a}"}
+
+
+def test_a_variable_that_hydra_sets_counts_when_the_config_is_checked(tmp_path):
+    from processes import run
+
+    asked = ["optimizer.lr='${oc.decode:${oc.env:MYLR}}'", "+hydra.job.env_set.MYLR=0.5"]
+    ended = run(tmp_path, "train", "--cfg", "job", "--resolve", *asked[:1])
+    assert "MYLR" in ended.err
+    refused = run(tmp_path, "train", *asked, "trainer.max_epochs=-3", f"hydra.run.dir={tmp_path}/run")
+    assert refused.code == 2
+    assert refused.err.splitlines() == ["train: trainer.max_epochs=-3: should be -1 or greater than 0"]
