@@ -15,13 +15,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
-from filelock import FileLock, Timeout
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from litlab.errors import ProcessLost, Pruned, StorageError, UserError
 from litlab.interruption import Interrupted
 from litlab.project import SOURCE
 from litlab.runs.files import read_text, write_text
+from litlab.runs.lock import FolderLock
 
 if TYPE_CHECKING:
     from torch import nn
@@ -142,8 +142,7 @@ class Run:
     def __init__(self, folder: Path, record: Record) -> None:
         self.folder = folder
         self.record = record
-        # Held by the process that writes the run; the operating system lets go of it however that process ends.
-        self._lock = FileLock(folder / ".lock", blocking=False)
+        self._lock = FolderLock(folder)
 
     @classmethod
     def create(cls, folder: Path, seed: int) -> Self:
@@ -259,21 +258,15 @@ class Run:
             UserError: another one does, or the folder cannot be written.
         """
         try:
-            self._lock.acquire()
-        except Timeout as error:
-            raise UserError(f"{self.folder} is in use: another process is at work on this run") from error
+            is_free = self._lock.acquire()
         except OSError as error:
             raise UserError(f"{self.folder} cannot be written: {error.strerror}") from error
+        if not is_free:
+            raise UserError(f"{self.folder} is in use: another process is at work on this run")
 
     def is_alive(self) -> bool:
         """Whether a process is at work on the run."""
-        try:
-            with self._lock:
-                return False
-        except Timeout:
-            return True
-        except OSError:  # where nothing can be written, nobody is at work
-            return False
+        return self._lock.is_held()
 
     def _checkpoints(self) -> dict[CheckpointName, str]:
         names: tuple[CheckpointName, ...] = get_args(CheckpointName)

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,6 +14,7 @@ from litlab.errors import ProcessLost, StorageError, UserError
 from litlab.interruption import Interrupted, stop
 from litlab.resume import refuse_traps
 from litlab.runs.files import write_text
+from litlab.runs.lock import FolderLock
 from litlab.runs.run import resume_command
 from litlab.runs.storage_faults import storage_fault, storage_problem
 from litlab.runs.trust import require_mine
@@ -130,11 +130,13 @@ def _stopping_with_a_hint(folder: Path) -> Iterator[None]:
 @contextmanager
 def _claimed(folder: Path) -> Iterator[None]:
     """Keep other processes from going on with the same sweep."""
+    lock = FolderLock(folder)
+    if not lock.acquire():
+        raise UserError(f"{folder} is in use: another process is at work on this sweep")
     try:
-        with FileLock(folder / ".lock", blocking=False):
-            yield
-    except Timeout as error:
-        raise UserError(f"{folder} is in use: another process is at work on this sweep") from error
+        yield
+    finally:
+        lock.release()
 
 
 def _run(folder: Path, plan: Plan, study: Study, launcher: Launcher) -> dict[int, Outcome]:
