@@ -307,7 +307,7 @@ def ours(task: Task, precision: str) -> float:
             "trainer.max_epochs=2", f"trainer.limit_train_batches={task.steps}", "trainer.limit_val_batches=1",
             f"data.batch_size={task.batch_size}", f"data.dir={DATA}", "test=false",
         )  # fmt: skip
-        return train(config, Path(folder)).record.metrics.last["images_per_second"]
+        return train(config, Path(folder)).record.metrics.last["examples_per_second"]
 
 
 def settings(*overrides: str) -> schema.Train:
@@ -434,7 +434,7 @@ def speedrun(device: str, folder: Path) -> dict[str, float]:
         config = settings("experiment=speedrun", f"trainer.accelerator={device}", f"seed={seed}")
         run = train(config, folder / str(seed)).record
         seconds.append(run.training_seconds or math.nan)
-        rest.append(seconds[-1] * (run.images_per_second or math.nan) / run.metrics.last["images_per_second"])
+        rest.append(seconds[-1] * (run.examples_per_second or math.nan) / run.metrics.last["examples_per_second"])
         accuracies.append(run.metrics.test["test/acc"])
     return {
         "speedrun: seeds": len(seeds),
@@ -534,7 +534,7 @@ def trained_in(count: int, task: Task) -> float:
             "trainer.max_epochs=2", f"trainer.limit_train_batches={task.steps}", "trainer.limit_val_batches=1",
             f"data.batch_size={task.batch_size}", f"data.dir={DATA}", "test=false", "views=none",
         )  # fmt: skip
-        return train(config, Path(folder)).record.metrics.last["images_per_second"]
+        return train(config, Path(folder)).record.metrics.last["examples_per_second"]
 
 
 # --- the report -------------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ VARIANTS = {
                                 "data.num_workers=0", "optimizer=sgd", "trainer.accumulate_grad_batches=2"),
 }  # fmt: skip
 KILLS_PER_RUN = 5
-CLOCK = ("images_per_second", "best/training_seconds", "run/", "_hparams_/")
+CLOCK = ("examples_per_second", "best/training_seconds", "run/", "_hparams_/")
 """Beginnings of the names of what tells times, or the command."""
 
 FORK = multiprocessing.get_context("fork")
@@ -223,13 +223,13 @@ def shown(value: Any) -> Any:
 def rows(run: Path) -> list[Any]:
     """The rows of the CSV file."""
     with (run / "csv" / "metrics.csv").open(newline="") as stream:
-        return [row | {"images_per_second": ""} for row in csv.DictReader(stream)]
+        return [row | {"examples_per_second": ""} for row in csv.DictReader(stream)]
 
 
 def metrics(run: Path) -> dict[str, Any]:
     """The record's metrics."""
     metrics = Run.open(run).record.metrics
-    metrics.last.pop("images_per_second")
+    metrics.last.pop("examples_per_second")
     return metrics.model_dump()
 
 

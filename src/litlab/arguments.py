@@ -12,6 +12,12 @@ from litlab.errors import UserError
 from litlab.project import CONFIGS
 from litlab.runs.trust import require_mine
 
+OF_A_SWEEP = re.compile(
+    r"hydra\.(sweep\.dir|mode|searchpath|verbose|hydra_logging\..*|job\.name|job\.env_set\..*|help\..*)"
+    r"|hydra/(hydra_logging|help)"
+)
+"""Hydra's settings that count with -m."""
+
 EXPERIMENT_FILE = re.compile(r"experiment=(?P<configs>(.*/)?)experiment/(?P<name>[^/]+)\.yaml")
 
 
@@ -19,8 +25,10 @@ def of_train(arguments: Sequence[str]) -> list[str]:
     """`resume=X` is short for `resume.run=X`; an experiment may be a file in any folder of that name.
 
     Raises:
-        UserError: a file is in another folder, where Hydra does not look for experiments, or was made elsewhere.
+        UserError: a file is in another folder, where Hydra does not look for experiments, or was made elsewhere; or a
+            setting of Hydra's is given that has no effect.
     """
+    _refuse_without_effect(arguments)
     understood, options = [], []
     for text in arguments:
         if match := EXPERIMENT_FILE.fullmatch(text):
@@ -34,6 +42,28 @@ def of_train(arguments: Sequence[str]) -> list[str]:
         else:
             understood.append(re.sub(r"^resume=", "resume.run=", text))
     return [*understood, *options]
+
+
+def _refuse_without_effect(arguments: Sequence[str]) -> None:
+    """Refuse settings of Hydra's that it would take without obeying them, since -m makes a study of the lab's own.
+
+    Raises:
+        UserError: there is one.
+    """
+    parsed = get_args(arguments)
+    for text in parsed.overrides:
+        key = text.lstrip("+~").partition("=")[0].partition("@")[0]
+        if not key.startswith(("hydra.", "hydra/")):
+            continue
+        if re.match(r"hydra[./](sweeper|launcher)\b", key):
+            launches = "launcher" in key
+            hint = "launchers are not used; launcher=… starts" if launches else "sweepers are not used; sweep=… chooses"
+            raise UserError(f"{text}: Hydra's own {hint} the jobs")
+        if key == "hydra.sweep.subdir":
+            raise UserError(f"{text}: a job's folder is named by its number; leave it out")
+        if parsed.multirun and not OF_A_SWEEP.fullmatch(key):
+            hint = f"give {text.replace('run.dir', 'sweep.dir', 1)}" if key == "hydra.run.dir" else "leave it out"
+            raise UserError(f"{text}: has no effect with -m; {hint}")
 
 
 def of_compare(arguments: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -280,8 +280,26 @@ class CheckFirst(Callback):
             os.environ.update(config.hydra.job.env_set)
             if command != "train":
                 raise UserError("does one thing at a time: leave out -m")
+            _refuse_other_sweepers(config)
             _refuse_several_processes()
         started.set()
+
+
+def _refuse_other_sweepers(config: DictConfig) -> None:
+    """Refuse what a config file sets of Hydra's sweepers; the command line was looked at before.
+
+    Raises:
+        UserError: the sweep would not be the lab's own, or would not obey it.
+    """
+    hydras = cast("dict[str, Any]", OmegaConf.to_container(config.hydra, resolve=False))
+    expected = {
+        "sweeper": {"_target_": "hydra_plugins.litlab_sweeps.StudySweeper"},
+        "launcher": {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"},
+        "sweep": {"dir": hydras["sweep"]["dir"], "subdir": "${hydra.job.num}"},
+    }
+    for key, value in expected.items():
+        if hydras[key] != value:
+            raise UserError(f"hydra.{key}={hydras[key]}: only hydra.sweep.dir is obeyed; leave the rest out")
 
 
 def _refuse_several_processes() -> None:

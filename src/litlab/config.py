@@ -244,6 +244,11 @@ def _explanation(error: Exception) -> str:
         return no_such_option(str(error.missing_cfg_file), error.options)
     if isinstance(error, OverrideParseException):
         return _no_override(error)
+    if several := re.match(
+        r"(?:Sweep parameters|Ambiguous value for argument) '(.+?)'(?: requires|\s+1\.)", str(error)
+    ):
+        a_list = ", or brackets if they are a list" if str(error).startswith("Ambiguous") else ""
+        return f"{several[1]}: several values need `train -m`, which runs a job for each{a_list}"
     if "is not in struct" in str(cause) and isinstance(cause, OmegaConfBaseException):
         override = re.search(r"config use \+(.+?)=(.*)$", str(error), re.MULTILINE)  # Hydra repeats it there
         key, value = override.groups() if override else (cause.full_key or "", None)
@@ -261,6 +266,10 @@ def _no_override(error: OverrideParseException) -> str:
     if "=" not in error.override:
         return f"{error.override}: needs a value, give {error.override}=…"
     reason = next(line for line in str(error).splitlines() if not line.startswith("Error parsing"))
+    if "while evaluating" in reason:  # a function such as choice(…)
+        if "NoneType" in reason:
+            return f"{error.override}: Hydra's functions take no null; values with commas between them may be null"
+        return f"{error.override}: {reason.rpartition(': ')[2]}"
     return f"{error.override}: {reason}; special characters need quotes, such as \"key='a=b'\""
 
 

@@ -39,6 +39,17 @@ AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 """A path that means the same when the run is read from another folder."""
 
 
+def _duration(text: str) -> str:
+    parts = re.fullmatch(r"(\d{1,6}):(\d\d):(\d\d):(\d\d)", text)
+    if not parts or not any(map(int, parts.groups())):
+        raise PydanticCustomError("duration", "Input should be DD:HH:MM:SS, such as 00:00:10:00 for ten minutes")
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_duration)]
+"""A time above zero, in Lightning's form."""
+
+
 def _inner(path: str) -> str:
     if Path(path).is_absolute() or ".." in Path(path).parts or set(path) & {"$", "~"}:
         raise PydanticCustomError("inner_path", "Input should be a path inside the run's folder")
@@ -123,7 +134,7 @@ class Trainer(Settings):
     """Passes over the training data; -1 for no limit."""
     max_steps: Literal[-1] | PositiveInt
     """Optimizer steps after which training ends in any case; -1 for no limit."""
-    max_time: str | None
+    max_time: Duration | None
     """Time after which training ends in any case, as DD:HH:MM:SS."""
     limit_train_batches: PositiveInt | PositiveFraction
     """Batches (int) or share (float) of an epoch's training data to use."""
@@ -133,8 +144,8 @@ class Trainer(Settings):
     """Batches (int) or share (float) of the test data to use."""
     val_check_interval: PositiveInt | PositiveFraction
     """Steps (int) or share of an epoch (float) between validations."""
-    check_val_every_n_epoch: PositiveInt
-    """Epochs between validations."""
+    check_val_every_n_epoch: PositiveInt | None
+    """Epochs between validations; null counts the steps of val_check_interval over the ends of epochs."""
     num_sanity_val_steps: Literal[-1] | NonNegativeInt
     """Validation batches run before training starts, so that an error there shows at once."""
     log_every_n_steps: PositiveInt
@@ -162,6 +173,13 @@ class Trainer(Settings):
             raise ValueError(
                 "trainer.devices=-1 means all GPUs, but trainer.accelerator is cpu: say how many processes"
             )
+        return self
+
+    @cross_check(mode="after")
+    def _validation_goes_by_steps(self) -> Self:
+        if self.check_val_every_n_epoch is None and isinstance(self.val_check_interval, float):
+            hint = "set trainer.val_check_interval to a number of steps"
+            raise ValueError(f"trainer.check_val_every_n_epoch=null: validates after so many steps; {hint}")
         return self
 
     @cross_check(mode="after")
@@ -267,6 +285,12 @@ class Train(Settings):
                 name = node["_target_"].rpartition(".")[2]
                 problem = f"{name} minimizes it by default, but checkpoint.mode is max"
                 raise ValueError(f"{key}.monitor={node['monitor']}: {problem}; add {key}.mode=max")
+        return self
+
+    @cross_check(mode="after")
+    def _there_is_a_test_set(self) -> Self:
+        if self.test and self.data.get("test_fraction") == 0:
+            raise ValueError("data.test_fraction=0: leaves nothing to test the best weights on; set test=false")
         return self
 
     @cross_check(mode="after")

@@ -76,8 +76,8 @@ REFUSALS = {
         "callbacks.k.monitor=val/acc: ModelCheckpoint minimizes it by default, but checkpoint.mode is max; add cal"
     ),
     "model.net.kernel_size=4": "model.net.kernel_size=4: should be odd",
-    "model._target_=os.sistem": "model._target_=os.sistem: os has no sistem",
-    "model.net._target_=digits.convnet.Cnn": "model.net._target_=digits.convnet.Cnn: digits.convnet has no class Cnn",
+    "model._target_=json.dumpz": "model._target_=json.dumpz: json has no dumpz",
+    "model.net._target_=digits.convnet.Cnn": "model.net._target_=digits.convnet.Cnn: digits.convnet has no Cnn",
     "scheduler=cosine scheduler.final_lr=x": "scheduler.final_lr=x: should be a valid number",
     "optimizer=sgd optimizer.momentum=0 optimizer.nesterov=true": "optimizer.nesterov=true needs optimizer.momentum",
     "trainer.max_epochs=-1": "training would never end: set trainer.max_epochs, ",
@@ -93,7 +93,7 @@ REFUSALS = {
     "optimizer.lr=inf": "optimizer.lr=inf: should be a finite number",
     "~optimizer._target_ optimizer.lr=0.01": "optimizer={'lr': 0.01, 'betas': [0.9, 0.999], 'eps': 1e-08, "
     "'weight_decay': 0.0, 'fused': True}: should be a node with a _target_, the class to build",
-    "optimizer._target_=torch.optim.Nope": "optimizer._target_=torch.optim.Nope: torch.optim has no class Nope",
+    "optimizer._target_=torch.optim.Nope": "optimizer._target_=torch.optim.Nope: torch.optim has no Nope",
     "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping +callbacks.stop.monitr=x": (
         "callbacks.stop.monitr=x: no such key, did you mean callbacks.stop.monitor?; lightning.pytorch.callbacks.Earl"
     ),

@@ -18,7 +18,7 @@ from litlab.engine.group import from_first, is_first, place, share_signals
 from litlab.engine.metrics import StepMetrics
 from litlab.errors import TrainingError, UserError
 from litlab.interruption import stop
-from litlab.runs.run import Metrics, Run, Validation
+from litlab.runs.run import Metrics, Run, Validation, current_name
 
 RATES = ("lr", "initial_lr", "max_lr", "min_lr")
 """Where PyTorch's optimizers and schedules keep learning rates."""
@@ -82,7 +82,8 @@ class Checkpoints(Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The reverse; the loggers were rewound before they were opened."""
-        self.best, self._newest = state_dict["best"], state_dict["newest"]
+        self.best = state_dict["best"]
+        self._newest = {current_name(name): value for name, value in state_dict["newest"].items()}
         self.run.record.metrics = Metrics.model_validate(state_dict["metrics"])
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

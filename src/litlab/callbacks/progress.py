@@ -18,14 +18,14 @@ def progress() -> Callback:
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's bar, with the images per second of the present epoch beside loss and accuracy."""
+    """Lightning's bar, with the examples per second of the present epoch beside loss and accuracy."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What stands behind the bar."""
         shown = super().get_metrics(trainer, pl_module)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Throughput) and (rate := callback.rate(trainer)):
-                shown["images/s"] = f"{rate:,.0f}"
+                shown["examples/s"] = f"{rate:,.0f}"
         return shown
 
 

@@ -1,5 +1,8 @@
 """Keeps `run.json` up to date."""
 
+import logging
+import math
+
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from litlab.callbacks.checkpoints import numbers
@@ -7,20 +10,31 @@ from litlab.callbacks.throughput import Throughput
 from litlab.engine.metrics import StepMetrics
 from litlab.runs.run import Run
 
+log = logging.getLogger(__name__)
+
 
 class RecordRun(Callback):
-    """Writes the metrics and the speed into the run's record after each epoch."""
+    """Writes the metrics and the speed into the run's record after each epoch; says if a validation gives no number."""
 
     def __init__(self, run: Run, throughput: Throughput, metrics: StepMetrics) -> None:
         self.run = run
         self.throughput = throughput
         self.metrics = metrics
+        self._not_finite: set[str] = set()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say once of each metric of the validation that it is infinite or no number, which stops no training."""
+        measured = {name: value for name, value in numbers(trainer).items() if name not in self.metrics.names}
+        for name, value in measured.items():
+            if not math.isfinite(value) and name not in self._not_finite:
+                self._not_finite.add(name)
+                log.warning("%s is %s in the validation after step %d", name, value, trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write what is known now."""
         record = self.run.record
         record.metrics.last = numbers(trainer)
         record.training_seconds = self.throughput.seconds
-        record.images_per_second = self.throughput.images_per_second
+        record.examples_per_second = self.throughput.examples_per_second
         record.skipped_batches = self.metrics.skipped
         self.run.save()

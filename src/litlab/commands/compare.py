@@ -10,7 +10,7 @@ from litlab.conditions import Condition, parse
 from litlab.console import print_document
 from litlab.errors import UserError
 from litlab.refusals import one_line
-from litlab.runs.run import Record, Run
+from litlab.runs.run import RENAMED, Record, Run, current_name
 from litlab.runs.tables import Comparison, Mode, entry, find, flat, grouped, in_words
 
 Format = Literal["table", "json", "csv", "markdown"]
@@ -39,7 +39,7 @@ def compare(
     if not runs:
         there = "; ".join([in_words(counts) or "no training", *found.damaged.values()])
         raise UserError(f"no run to compare in {', '.join(map(str, folders))}: there is {there}")
-    metric = metric or _monitored(runs)
+    metric = current_name(metric) if metric else _monitored(runs)
     _require_measured(metric, runs)
     mode = mode or _mode(metric, runs)
     chosen = _chosen(runs, parse(where)) if where else runs
@@ -85,7 +85,9 @@ def _chosen(runs: Sequence[Run], conditions: Sequence[Condition]) -> list[Run]:
 
 def _values(record: Record) -> dict[str, Any]:
     """What conditions may ask for."""
-    return flat(record.settings) | record.results() | {"seed": record.seed, "status": record.status}
+    results = record.results()
+    old = {name: results[new] for name, new in RENAMED.items() if new in results}
+    return flat(record.settings) | old | results | {"seed": record.seed, "status": record.status}
 
 
 def _did_you_mean(given: str, known: Iterable[str]) -> str:

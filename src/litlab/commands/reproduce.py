@@ -48,7 +48,7 @@ def _different_metrics(original: Record, again: Record) -> Iterator[str]:
     for part in ("last", "best", "test", "test_by_class"):
         before, now = getattr(original.metrics, part), getattr(again.metrics, part)
         for name in sorted(before.keys() | now.keys()):
-            if before.get(name) != now.get(name) and name != "images_per_second":
+            if before.get(name) != now.get(name) and name != "examples_per_second":
                 yield f"{part} {name} was {before.get(name)}, now {now.get(name)}"
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import platform
+import re
 import signal
 import traceback
 import warnings
@@ -345,4 +346,15 @@ def _refusals_are_the_users() -> Iterator[None]:
         if not raised_in.is_relative_to(Path(lightning.__file__).parent):
             raise
         reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"Lightning refuses these settings: {reason}") from error
+        raise UserError(f"Lightning refuses these settings: {_by_our_keys(reason)}") from error
+
+
+def _by_our_keys(text: str) -> str:
+    """Lightning's text with its arguments written as our command line takes them."""
+
+    def key(argument: re.Match[str]) -> str:
+        if argument[1] not in schema.Trainer.model_fields:
+            return argument[0]
+        return f"trainer.{argument[1]}{(argument[2] or '').replace('None', 'null')}"
+
+    return re.sub(r"`(\w+)(=\w+)?`", key, text)

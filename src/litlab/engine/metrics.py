@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -129,6 +129,12 @@ class StepMetrics(Callback):
         self._epoch: dict[str, tuple[float, float]] = {}
         self._metrics: dict[str, tuple[str, Metric]] = {}
         self._restored: dict[str, dict[str, Any]] = {}
+
+    @property
+    def names(self) -> Set[str]:
+        """Under which the training has logged, as its curves are named."""
+        places = self._places.items()
+        return {place.name(name, kind) for name, place in places for kind in ("step", "epoch")} | self._places.keys()
 
     def state_dict(self) -> dict[str, Any]:
         """What the epoch's steps have come to so far."""

@@ -15,7 +15,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    ValidationError,
+    model_validator,
+)
 
 from litlab.errors import ProcessLost, Pruned, StorageError, UserError
 from litlab.interruption import Interrupted
@@ -37,6 +45,19 @@ def _inside(path: str) -> str:
     if Path(path).is_absolute() or ".." in Path(path).parts:
         raise ValueError(f"{path} leads out of the run's folder")
     return path
+
+
+RENAMED = {"images_per_second": "examples_per_second"}
+"""Names in the records of runs that are older than the names."""
+
+
+def current_name(name: str) -> str:
+    """What a result is called now that may have had another name."""
+    return RENAMED.get(name, name)
+
+
+def _by_current_names(values: Any) -> Any:
+    return {current_name(name): value for name, value in values.items()} if isinstance(values, dict) else values
 
 
 class Part(BaseModel):
@@ -68,7 +89,7 @@ class Metrics(Part):
 
     monitor: str | None = None
     """The metric that says which epoch is best."""
-    last: dict[str, float] = {}
+    last: Annotated[dict[str, float], BeforeValidator(_by_current_names)] = {}
     """When training ended; of `train/…`, the last step's."""
     best: dict[str, float] = {}
     """When `monitor` was best."""
@@ -110,7 +131,7 @@ class Record(Part):
     """Number format of the computation, by Lightning's name."""
     training_seconds: float | None = None
     """From the first step to the last, without validation and test."""
-    images_per_second: float | None = None
+    examples_per_second: float | None = None
     """In that time."""
     skipped_batches: int = 0
     """Dropped by trainer.on_nan=skip."""
@@ -124,15 +145,17 @@ class Record(Part):
     python: str
     versions: dict[str, str]
 
+    _renames = model_validator(mode="before")(_by_current_names)
+
     def results(self) -> dict[str, float]:
         """Everything measured: when the monitored metric was best, else on the test set, else at the end; the speed."""
-        speed = {"training_seconds": self.training_seconds, "images_per_second": self.images_per_second}
+        speed = {"training_seconds": self.training_seconds, "examples_per_second": self.examples_per_second}
         known = {name: value for name, value in speed.items() if value is not None}
         return known | self.metrics.last | self.metrics.test | self.metrics.best
 
     def measured(self, name: str) -> float | None:
         """What was measured by that name; None if it is not there, or not finite."""
-        value = self.results().get(name)
+        value = self.results().get(current_name(name))
         return value if value is not None and math.isfinite(value) else None
 
 
@@ -304,14 +327,24 @@ class Run:
 
 def resume_command(folder: Path, multirun: bool = False) -> str:
     """What to type to go on with the run, or the multirun, in this folder."""
+    return f"{train_command()} {'-m ' if multirun else ''}resume={_typed(str(folder))}"
+
+
+def train_command() -> str:
+    """What to type to train, in the way in which this program was started."""
     if sys.argv[0].startswith("python -m litlab"):
-        program = "python -m litlab train"
-    else:
-        beside = Path(sys.argv[0]).with_name("train")
-        program = str(beside) if beside.is_file() and not shutil.which("train") else "train"
-    # Hydra's grammar reads some characters as its own, unless they are quoted.
-    quoted = str(folder) if re.fullmatch(r"[\w./:+-]+", str(folder)) else shlex.quote(f'"{folder}"')
-    return f"{program} {'-m ' if multirun else ''}resume={quoted}"
+        return "python -m litlab train"
+    beside = Path(sys.argv[0]).with_name("train")
+    return shlex.quote(str(beside)) if beside.is_file() and not shutil.which("train") else "train"
+
+
+def _typed(value: str) -> str:
+    """A value as it is typed: Hydra's grammar reads some characters as its own unless they are quoted; so do shells."""
+    if re.fullmatch(r"[\w./:+-]+", value, re.ASCII):
+        return value
+    # A backslash escapes a quote; those before a quote, or at the end, are doubled.
+    escaped = re.sub(r'(\\*)("|$)', lambda end: end[1] * 2 + ('\\"' if end[2] else ""), value)
+    return shlex.quote(f'"{escaped.replace("${", chr(92) + "${")}"')
 
 
 def refuse_taken(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """What a run says on the terminal before it begins and when it has ended."""
 
 import io
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -48,7 +49,7 @@ def tensorboard_command(folder: Path) -> str:
 
     Of a folder that is itself the logdir, TensorBoard 2.21 calls the run `.`, and its HPARAMS are then without results.
     """
-    return f"tensorboard --logdir {folder.parent}"
+    return f"tensorboard --logdir {shlex.quote(str(folder.parent))}"
 
 
 def _plan(run: Run, parameters: int) -> Iterator[tuple[str, str]]:

@@ -90,6 +90,8 @@ class Plan(schema.Settings):
         if "views" not in told:
             fixed.append("views=none")  # a hundred jobs' pictures are more than anybody looks at
         dimensions = [Dimension.of(override, isinstance(sampling, schema.Grid)) for override in varied]
+        for line in filter(None, map(Dimension.ambiguity, dimensions)):
+            print(line)
         bases = list(_compose(loader, fixed, varied, dimensions))
         jobs = grid(dimensions, sampling) if isinstance(sampling, schema.Grid) else []
         plan = cls(

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
@@ -24,6 +25,10 @@ Params = dict[str, str]
 
 MOST_JOBS = 100_000
 """Of a grid: an hour's work for the sweep itself, and more than memory and files are made for."""
+
+
+BATCHES_OR_SHARE = re.compile(r"trainer\.(limit_\w+_batches|val_check_interval|overfit_batches)")
+"""Keys of which a whole number is a number of batches, and a fraction a share of them all."""
 
 
 class Dimension(Settings):
@@ -73,6 +78,13 @@ class Dimension(Settings):
     def name(self) -> str:
         """The key in the config."""
         return self.key.lstrip("+")
+
+    def ambiguity(self) -> str | None:
+        """A warning if 1 among the values, which is one batch, stands beside shares, of which 1.0 is the largest."""
+        shares = [text for text in self.choices if re.fullmatch(r"0?\.\d+|\d\.?\d*e-\d+", text)]
+        if not (shares and "1" in self.choices and BATCHES_OR_SHARE.fullmatch(self.name)):
+            return None
+        return f"{self.key}={','.join(self.choices)}: {shares[0]} is a share, but 1 is a single batch; 1.0 is the whole"
 
     def distribution(self) -> "BaseDistribution":
         """The same in Optuna's terms.

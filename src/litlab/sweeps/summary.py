@@ -13,7 +13,7 @@ from rich.text import Text
 from litlab.commands.compare import compare, report
 from litlab.errors import TrainingError
 from litlab.runs.files import write_text
-from litlab.runs.run import resume_command
+from litlab.runs.run import resume_command, train_command
 from litlab.runs.trust import marked
 from litlab.sweeps.outcome import Outcome, outcome
 from litlab.sweeps.plan import Plan
@@ -66,4 +66,4 @@ def _tell_of_best(folder: Path, plan: Plan, best: Sequence[FrozenTrial]) -> None
         file = folder / "experiment" / f"job_{trial.number}.yaml"
         file.parent.mkdir(exist_ok=True)
         write_text(file, marked(plan.experiment(job, title)))
-        print(f"best {title}\n  the same again: train {shlex.quote(f'experiment={file}')}")
+        print(f"best {title}\n  the same again: {train_command()} {shlex.quote(f'experiment={file}')}")

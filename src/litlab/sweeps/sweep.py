@@ -67,7 +67,8 @@ def _new_folder(config: DictConfig) -> Path:
     except OSError as error:
         raise UserError(f"{error.filename} cannot be used: {error.strerror}") from error
     if (folder / FILE).exists():
-        raise UserError(f"{folder} holds a sweep already: choose another folder, or go on with it by resume={folder}")
+        command = resume_command(folder, multirun=True)
+        raise UserError(f"{folder} holds a sweep already: choose another folder, or go on with it: {command}")
     if any(folder.iterdir()):
         raise UserError(f"{folder} is not empty: choose another folder")
     return folder

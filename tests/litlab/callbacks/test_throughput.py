@@ -37,7 +37,7 @@ def clock(monkeypatch):
 
 def test_counts_images_and_leaves_validation_out(clock):
     callback, module, trainer = Throughput(), Module(), Loop(sanity_checking=False)
-    assert callback.images_per_second is None
+    assert callback.examples_per_second is None
     for epoch, (training, validation) in enumerate([(3.0, 100.0), (1.0, 50.0)], start=1):
         callback.on_train_epoch_start(trainer, module)
         trainer.examples += 30
@@ -48,9 +48,9 @@ def test_counts_images_and_leaves_validation_out(clock):
         trainer.examples += 30
         clock.now += training
         callback.on_train_epoch_end(trainer, module)
-        assert module.logged[-1] == ("images_per_second", 60 / (2 * training))
+        assert module.logged[-1] == ("examples_per_second", 60 / (2 * training))
         assert len(module.logged) == epoch
-    assert callback.images_per_second == 120 / 8
+    assert callback.examples_per_second == 120 / 8
 
 
 def test_the_check_before_training_does_not_start_the_clock(clock):
@@ -63,4 +63,4 @@ def test_the_check_before_training_does_not_start_the_clock(clock):
     trainer.examples += 8
     clock.now += 2
     callback.on_train_epoch_end(trainer, module)
-    assert callback.images_per_second == 4
+    assert callback.examples_per_second == 4

@@ -72,7 +72,7 @@ def make(tmp_path, default):
             ],
         )
         started = datetime(2025, 1, 1, tzinfo=UTC) + timedelta(seconds=next(order))
-        fields = {"training_seconds": 10.0 + seed, "images_per_second": 100.0, "settings": own, "metrics": metrics}
+        fields = {"training_seconds": 10.0 + seed, "examples_per_second": 100.0, "settings": own, "metrics": metrics}
         record = Record(
             command="train", status=status, started=started, seed=seed, python="3", versions={}, **fields | changes
         )
@@ -210,7 +210,7 @@ def test_the_best_is_first_by_the_direction_of_the_metric(make, tmp_path):
 
 @pytest.mark.parametrize(
     ("metric", "value"),
-    [("test/acc", 0.7), ("train/loss", 0.25), ("training_seconds", 10.0), ("images_per_second", 100.0)],
+    [("test/acc", 0.7), ("train/loss", 0.25), ("training_seconds", 10.0), ("examples_per_second", 100.0)],
 )
 def test_any_metric_will_do(make, tmp_path, metric, value):
     make("0", 0.9, test=0.7)
@@ -221,7 +221,7 @@ def test_any_metric_will_do(make, tmp_path, metric, value):
 
 def test_wrong_metrics(make, tmp_path):
     make("0", 0.9)
-    with pytest.raises(UserError, match=r"no such metric, did you mean val/acc\?; there is images_per_second, .*val"):
+    with pytest.raises(UserError, match=r"no such metric, did you mean val/acc\?; there is examples_per_second, .*val"):
         compare([tmp_path], "val/ac")
     make("1", 0.9, metrics=Metrics(monitor="val/loss", best={"val/loss": 1.0}))
     with pytest.raises(UserError, match="the runs monitor val/acc, val/loss; give metric="):

@@ -43,7 +43,7 @@ def test_a_run_leaves_what_it_is_made_of(two_epochs):
     assert said["status"] == "done"
     assert said["seed"] == 42
     assert said["device"].startswith("cpu")
-    assert said["images_per_second"] > 0
+    assert said["examples_per_second"] > 0
     assert said["checkpoints"] == {"best": "checkpoints/best.ckpt", "last": "checkpoints/last.ckpt"}
     assert said["metrics"]["monitor"] == "val/acc"
     assert said["ended"] > said["started"]
@@ -55,7 +55,7 @@ def test_curves_have_every_step(two_epochs):
         steps, values = curve(folder, name)
         assert steps == list(range(40))
         assert all(map(math.isfinite, values))
-    for name in ("val/loss", "val/acc", "images_per_second"):
+    for name in ("val/loss", "val/acc", "examples_per_second"):
         assert curve(folder, name)[0] == [19, 39]
 
 

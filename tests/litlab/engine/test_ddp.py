@@ -62,7 +62,7 @@ def require_same_training(folder, other):
     for part in ("last", "best", "test", "test_by_class"):
         metrics = [record(one)["metrics"][part] for one in (folder, other)]
         for values in metrics:
-            values.pop("images_per_second", None)
+            values.pop("examples_per_second", None)
         assert metrics[0] == pytest.approx(metrics[1], rel=1e-6), part
     accuracies = [record(one)["metrics"]["test"]["test/acc"] for one in (folder, other)]
     assert accuracies[0] == accuracies[1]

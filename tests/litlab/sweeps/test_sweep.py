@@ -48,7 +48,7 @@ def test_a_sweep_compares_its_jobs_and_keeps_the_best(undisturbed, tmp_path):
     assert {"parameters.png", "parallel.png"} <= {path.name for path in (sweep / "pictures").iterdir()}
     (file,) = (sweep / "experiment").iterdir()
     assert file.name == f"job_{best}.yaml"
-    assert f"the same again: train experiment={file}\n" in out
+    assert f"the same again: python -m litlab train experiment={file}\n" in out
     again = run(tmp_path, "train", f"experiment={file}", f"hydra.run.dir={tmp_path}/again")
     assert again.code == 0, again.err
     assert record(tmp_path / "again")["metrics"]["best"] == record(sweep / str(best))["metrics"]["best"]
@@ -232,7 +232,7 @@ def test_what_a_validation_does_not_log_cannot_be_gone_by(tmp_path, by):
 def test_a_job_without_its_objective_has_failed(tmp_path):
     ended = run(tmp_path, "train", *sweep_arguments(tmp_path, "seed=1,2", "sweep.objectives={val/foo:max}"))
     assert ended.code == 1
-    assert "job 0: failed: it has no number for val/foo; there is gradient_norm, images_per_second, " in ended.out
+    assert "job 0: failed: it has no number for val/foo; there is examples_per_second, gradient_norm, " in ended.out
     assert "2 jobs: 2 failed" in ended.out
 
 
