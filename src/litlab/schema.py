@@ -41,7 +41,7 @@ AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 
 def _duration(text: str) -> str:
     parts = re.fullmatch(r"(\d{1,6}):(\d\d):(\d\d):(\d\d)", text)
-    if not parts or not any(map(int, parts.groups())):
+    if not parts:
         raise PydanticCustomError("duration", "Input should be DD:HH:MM:SS, such as 00:00:10:00 for ten minutes")
     return text
 

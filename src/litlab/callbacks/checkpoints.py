@@ -1,9 +1,10 @@
 """Keeps the best weights, and all that it takes to go on with the training."""
 
+import logging
 import math
-import operator
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,11 +15,16 @@ from torch import Tensor
 from torch.optim import LBFGS, Adafactor
 
 from litlab import schema
+from litlab.callbacks.averaging import Weights, copied, exchanges_weights, has_parameters, replacing_classes
 from litlab.engine.group import from_first, is_first, place, share_signals
 from litlab.engine.metrics import StepMetrics
 from litlab.errors import TrainingError, UserError
 from litlab.interruption import stop
-from litlab.runs.run import Metrics, Run, Validation, current_name
+from litlab.runs.checkpoint import read
+from litlab.runs.run import CheckpointName, Metrics, Run, Validation, current_name
+from litlab.runs.writing import WholeFiles
+
+log = logging.getLogger(__name__)
 
 RATES = ("lr", "initial_lr", "max_lr", "min_lr")
 """Where PyTorch's optimizers and schedules keep learning rates."""
@@ -46,6 +52,10 @@ class Checkpoints(Checkpoint):
     signal asks to stop. What follows a step, such as its validation, is done again after resuming. Lightning's
     ModelCheckpoint saves in the middle of that, keeps absolute paths, and deletes what they name.
 
+    `best.ckpt` holds the weights that were validated, also where a callback exchanges them for the validation. If a
+    callback replaces the weights at the end of the training, as StochasticWeightAveraging does, the new ones are
+    validated and become those of `best.ckpt` and `last.ckpt`; `last.ckpt` keeps the trained ones, too, to go on with.
+
     Args:
         run: the run whose folder gets the files.
         config: the run's; what is kept, and how often, is among it.
@@ -67,6 +77,10 @@ class Checkpoints(Checkpoint):
         self.saved_step, self._saved_at = 0, time.monotonic()
         self._positions: dict[str, dict[str, int]] = {}
         self._newest: dict[str, float] = {}
+        self._validated: Weights | None = None  # those of the module, if None
+        self._validated_step: int | None = None
+        self._has_ended = self._has_replaced = self._exchanges = False
+        self._saving: CheckpointName = "last"
         run.record.metrics.monitor = self.monitor
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,6 +99,13 @@ class Checkpoints(Checkpoint):
         self.best = state_dict["best"]
         self._newest = {current_name(name): value for name, value in state_dict["newest"].items()}
         self.run.record.metrics = Metrics.model_validate(state_dict["metrics"])
+        # The last validation may have come after this state was saved, and then it says more of the best weights.
+        with suppress(UserError, LookupError, TypeError, ValueError):
+            state = read(self._file("best"))["callbacks"][self.state_key]
+            metrics = Metrics.model_validate(state["metrics"])
+            if metrics.best[self.run.record.metrics.monitor or ""] == state["best"]:
+                self.best, self.run.record.metrics.best = state["best"], metrics.best
+                self.run.record.metrics.best_epoch = metrics.best_epoch
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Let changed settings of the optimizer and its schedule count, which it would take from the checkpoint."""
@@ -104,14 +125,8 @@ class Checkpoints(Checkpoint):
             states = checkpoint["lr_schedulers"]
             checkpoint["lr_schedulers"] = [{key: state[key] for key in kept if key in state} for state in states]
 
-    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say before the first epoch, not after it, that the monitored metric does not exist."""
-        self._require_monitor(trainer)
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a signal waits for the end of the step."""
-        if not any(trainer.num_val_batches):
-            self._require_monitor(trainer)
         _require_fitting_state(trainer)
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._newest.items()})
         self.saved_step, self._saved_at = trainer.global_step, time.monotonic()
@@ -130,14 +145,40 @@ class Checkpoints(Checkpoint):
             Interrupted: a signal asked for it.
             TrainingError: the loss or a weight is no number; the state is not saved then.
         """
-        if anyway or stop.received or from_first(lambda: self._is_due(trainer.global_step)):
+        # While StochasticWeightAveraging renews batch statistics, no step is done; that is repeated as a whole.
+        is_step = not trainer.fit_loop._skip_backward
+        if is_step and (anyway or stop.received or from_first(lambda: self._is_due(trainer.global_step))):
             self._save_state(trainer)
         stop.check()
+
+    def before_end(self, trainer: Trainer) -> None:
+        """Validate the last weights, unless they were, as when an epoch without validation stopped the training."""
+        self._has_ended = True
+        if self._validated_step != trainer.global_step:
+            self._validate(trainer)
+        self._exchanges = self._validated is not None and not has_parameters(trainer.lightning_module, self._validated)
+
+    def after_end(self, trainer: Trainer) -> None:
+        """Validate and keep the weights that the training results in, if a callback has replaced the trained ones."""
+        module = trainer.lightning_module
+        saved, averages = from_first(lambda: self._compare(module))
+        if not saved:
+            names = ", ".join(replacing_classes(trainer))
+            log.info("%s replaced the trained weights: the new ones are validated, kept and tested", names)
+            self._has_replaced = not (self._exchanges or averages)
+            weights = copied(module)
+            self._validate(trainer)
+            if is_first():
+                WholeFiles(self.run.folder).replace_weights(self._file("last"), weights)
+        if self.monitor is not None and (self.best is None or math.isnan(self.best)):
+            log.warning("checkpoint.monitor=%s: was never a number; the last weights are the result", self.monitor)
 
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Stop in the middle of a validation, if the state before it is saved: it will be done again."""
+        """Note the weights that are validated; stop, if the state before is saved: it will be done again."""
+        if batch_idx == dataloader_idx == 0:
+            self._validated = copied(pl_module) if exchanges_weights(trainer) else None
         if self.saved_step == trainer.global_step:
             if batch_idx + 1 < trainer.num_val_batches[dataloader_idx]:  # not every process has the last one
                 share_signals()
@@ -145,20 +186,24 @@ class Checkpoints(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights, and the metrics, if they are the best so far."""
-        if self.monitor is None or trainer.sanity_checking:
+        if trainer.sanity_checking:
             return
-        self._require_monitor(trainer)
-        metrics, epoch = self.run.record.metrics, trainer.current_epoch
+        self._validated_step = trainer.global_step
+        if self.monitor is None:
+            return
+        metrics, epoch = self.run.record.metrics, trainer.current_epoch - self._has_ended
         stage = self.monitor.partition("/")[0] if "/" in self.monitor else ""
         newest = from_first(lambda: numbers(trainer))  # all must find the same of them the best
         measured = {name: value for name, value in newest.items() if name.startswith(stage)}
         metrics.validations.append(Validation(epoch=epoch, step=trainer.global_step, metrics=measured))
-        value = measured[self.monitor]
-        better = operator.gt if self.settings.mode == "max" else operator.lt
-        if better(value, self.best) if self.best is not None else not math.isnan(value):
-            self.best = value
+        if self._has_replaced or self._is_better(measured[self.monitor]):
+            self.best, metrics.best, metrics.best_epoch = measured[self.monitor], measured, epoch
             self._save(trainer, "best")
-            metrics.best, metrics.best_epoch = measured, epoch
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Save as the best weights those that were validated."""
+        if self._saving == "best" and self._validated is not None:
+            checkpoint["state_dict"] = self._validated
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a signal stops at once: the state is saved."""
@@ -174,23 +219,38 @@ class Checkpoints(Checkpoint):
             return True
         return minutes is not None and time.monotonic() - self._saved_at >= 60 * minutes
 
+    def _is_better(self, value: float) -> bool:
+        if self.best is None or math.isnan(self.best):
+            return not math.isnan(value)
+        return value > self.best if self.settings.mode == "max" else value < self.best
+
+    def _validate(self, trainer: Trainer) -> None:
+        if trainer.enable_validation:
+            trainer.fit_loop.epoch_loop.validate()
+            self.run.record.metrics.last = numbers(trainer)
+
+    def _compare(self, module: LightningModule) -> tuple[bool, bool]:
+        """Whether `last.ckpt` has the module's weights, and whether it keeps an average beside the trained ones."""
+        if not self._file("last").exists():  # whatever has ended the first epoch has left out its end
+            return True, False
+        saved = read(self._file("last"))
+        return has_parameters(module, saved["state_dict"]), "current_model_state" in saved
+
+    def _file(self, name: CheckpointName) -> Path:
+        return self.run.folder / "checkpoints" / f"{name}.ckpt"
+
     def _save_state(self, trainer: Trainer) -> None:
         self.metrics.write(trainer)
         _require_numbers(trainer)
         self._save(trainer, "last")
         self.saved_step, self._saved_at = trainer.global_step, time.monotonic()
 
-    def _save(self, trainer: Trainer, name: str) -> None:
+    def _save(self, trainer: Trainer, name: CheckpointName) -> None:
+        self._saving = name
         self._newest = numbers(trainer)
         rewindable = [logger for logger in trainer.loggers if isinstance(logger, Rewindable)] if is_first() else []
         self._positions = {place_of(logger, self.run.folder): logger.position() for logger in rewindable}
-        trainer.save_checkpoint(self.run.folder / "checkpoints" / f"{name}.ckpt", weights_only=False)
-
-    def _require_monitor(self, trainer: Trainer) -> None:
-        if self.monitor is not None and self.monitor not in (names := _logged_names(trainer)):
-            logged = ", ".join(names)
-            hint = f"validation logs {logged}" if logged else "there is no validation data; set checkpoint.monitor=null"
-            raise UserError(f"checkpoint.monitor={self.monitor}: no such metric; {hint}")
+        trainer.save_checkpoint(self._file(name), weights_only=False)
 
 
 def place_of(logger: Rewindable, folder: Path) -> str:
@@ -224,13 +284,6 @@ def _require_fitting_state(trainer: Trainer) -> None:
                 is_number = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, int | float)
                 if not (like_weight or is_number or value is None):
                     raise UserError(f"the checkpoint is of another network: its optimizer has no fitting {name}")
-
-
-def _logged_names(trainer: Trainer) -> list[str]:
-    """Names of what validation has logged; Lightning's sanity check hides those of several validation loaders."""
-    results = trainer.fit_loop.epoch_loop.val_loop._results
-    epoch = [results._forked_name(result, on_step=False) for result in results.values() if result.meta.on_epoch]
-    return list(dict.fromkeys([*trainer.callback_metrics, *(name for names in epoch for name in names)]))
 
 
 def numbers(trainer: Trainer) -> dict[str, float]:

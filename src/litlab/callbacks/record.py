@@ -2,22 +2,36 @@
 
 import logging
 import math
+from collections.abc import Mapping
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from litlab.callbacks.checkpoints import numbers
 from litlab.callbacks.throughput import Throughput
 from litlab.engine.metrics import StepMetrics
+from litlab.engine.stopping import early_stop
 from litlab.runs.run import Run
 
 log = logging.getLogger(__name__)
 
 
 class RecordRun(Callback):
-    """Writes the metrics and the speed into the run's record after each epoch; says if a validation gives no number."""
+    """Writes the metrics, the speed and why the training stopped early into the run's record.
 
-    def __init__(self, run: Run, throughput: Throughput, metrics: StepMetrics) -> None:
+    It says once if a validation gives no number.
+
+    Args:
+        run: the run whose record it is.
+        throughput: what measures the speed.
+        metrics: what counts the batches that were dropped.
+        keys: the other callbacks by their config keys.
+    """
+
+    def __init__(
+        self, run: Run, throughput: Throughput, metrics: StepMetrics, keys: Mapping[str, Callback] | None = None
+    ) -> None:
         self.run = run
+        self.keys = keys or {}
         self.throughput = throughput
         self.metrics = metrics
         self._not_finite: set[str] = set()
@@ -38,3 +52,7 @@ class RecordRun(Callback):
         record.examples_per_second = self.throughput.examples_per_second
         record.skipped_batches = self.metrics.skipped
         self.run.save()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write why the training has stopped, if it was early."""
+        self.run.record.reason = early_stop(trainer, self.keys)

@@ -6,7 +6,7 @@ import re
 import signal
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ProgressBar, Timer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -31,6 +31,7 @@ from litlab.callbacks.overview import Overview
 from litlab.callbacks.progress import progress
 from litlab.callbacks.pruning import Pruning
 from litlab.callbacks.record import RecordRun
+from litlab.callbacks.required import RequiredMetrics
 from litlab.callbacks.shared_metrics import SharedMetrics
 from litlab.callbacks.throughput import Throughput
 from litlab.components import build
@@ -40,6 +41,7 @@ from litlab.engine.group import from_first, is_first, noticing_loss, place, toge
 from litlab.engine.hardware import best_precision, is_cpu, keep_memory, use_all_cores
 from litlab.engine.metrics import StepMetrics
 from litlab.engine.steps import execute_steps
+from litlab.engine.stopping import StoppableTrainer
 from litlab.errors import ProcessLost, TrainingError, UserError
 from litlab.interruption import Interrupted
 from litlab.refusals import first_lines
@@ -71,6 +73,7 @@ def train(
     resuming: bool = False,
     changed: str | None = None,
     hopeless: tuple[str, Callable[[int, float], bool]] | None = None,
+    objectives: Sequence[str] = (),
 ) -> Run:
     """Train as `config` says, test the best weights, and leave everything in `folder`, which exists.
 
@@ -82,6 +85,7 @@ def train(
         changed: config.yaml of a run that goes on, written once it does.
         hopeless: in a sweep, a metric, and what takes a validation's number, from 0, and its value of the metric, and
             says whether to stop.
+        objectives: in a sweep, the metrics that the jobs are compared by.
 
     Raises:
         UserError: the config asks for what cannot be had, such as a GPU or a metric that nothing logs; the checkpoint
@@ -94,10 +98,12 @@ def train(
     with storage_may_fail(folder):
         run = Run.reopen(folder) if resuming else Run.create(folder, config.seed)
     run.record.overrides |= overrides or {}
-    task = Task(config, folder, run.record, resuming, hopeless[0] if hopeless else None)
+    task = Task(config, folder, run.record, resuming, hopeless[0] if hopeless else None, objectives)
     with run.tracked(), _failing_with_a_hint(run), together(processes_here(config.trainer), task, follow):
-        _train(config, run, resuming, changed, hopeless)
+        _train(config, run, resuming, changed, hopeless, objectives)
         log.info("results: %s\ncurves:  %s", folder, tensorboard_command(folder))
+        if run.record.reason:
+            log.info(run.record.reason)
     return run
 
 
@@ -111,6 +117,8 @@ class Task:
     resuming: bool
     pruned_by: str | None
     """The metric by which the first process may find the run hopeless."""
+    objectives: Sequence[str]
+    """The metrics that the jobs of a sweep are compared by."""
 
 
 def follow(task: Task) -> None:
@@ -118,7 +126,7 @@ def follow(task: Task) -> None:
     logging.disable()
     warnings.simplefilter("ignore")
     hopeless = (task.pruned_by, lambda *_: False) if task.pruned_by else None
-    _train(task.config, Run(task.folder, task.record), task.resuming, None, hopeless)
+    _train(task.config, Run(task.folder, task.record), task.resuming, None, hopeless, task.objectives)
 
 
 def _train(
@@ -127,6 +135,7 @@ def _train(
     resuming: bool,
     changed: str | None,
     hopeless: tuple[str, Callable[[int, float], bool]] | None,
+    objectives: Sequence[str],
 ) -> None:
     """What each of the processes does."""
     use_all_cores()
@@ -134,7 +143,7 @@ def _train(
     seed_everything(config.seed, workers=True, verbose=False)  # before anything is built
     data: LightningDataModule = build(config.data)
     module = build_module(config)
-    trainer, checkpoints, overview = set_up(config, run, module)
+    trainer, checkpoints, overview = set_up(config, run, module, objectives)
     if hopeless:
         trainer.callbacks.append(Pruning(run, *hopeless))  # type: ignore[attr-defined]  # the last of all
     saved = from_first(lambda: run.last_checkpoint if resuming and run.has_saved() else None)
@@ -164,25 +173,32 @@ def processes_here(config: schema.Trainer) -> int:
     return config.devices if config.devices > 0 else max(1, torch.cuda.device_count())
 
 
-def set_up(config: schema.Train, run: Run, module: LightningModule) -> tuple[Trainer, Checkpoints, Overview]:
+def set_up(
+    config: schema.Train, run: Run, module: LightningModule, objectives: Sequence[str] = ()
+) -> tuple[Trainer, Checkpoints, Overview]:
     """Lightning's Trainer with all that a run has, and those of its callbacks that save the state and the results."""
     metrics = StepMetrics(config.trainer.on_nan == "skip")  # the first, so that the others find what it gathers
     throughput, checkpoints = Throughput(), Checkpoints(run, config, metrics)
     overview = Overview(run)
-    first = [RecordRun(run, throughput, metrics), overview, progress()] if is_first() else []
-    own = [ClassCount(config.model), throughput, ClassAccuracy(run), SharedMetrics(), *first, checkpoints]
-    chosen = map(build, [*config.callbacks.values(), *config.views.values()])
+    nodes = {f"callbacks.{key}": node for key, node in config.callbacks.items()}
+    nodes |= {f"views.{key}": node for key, node in config.views.items()}
+    chosen = {key: build(node) for key, node in nodes.items()}
+    first = [RecordRun(run, throughput, metrics, chosen), overview, progress()] if is_first() else []
+    required = RequiredMetrics.of(config, chosen, objectives)
+    own = [ClassCount(config.model), throughput, ClassAccuracy(run), SharedMetrics(), required, *first, checkpoints]
     if config.trainer.precision == "auto" and run.record.precision is None:
         chosen_here = partial(best_precision, config.trainer.accelerator, module)
         run.record.precision, reason = from_first(chosen_here)
         log.info("trainer.precision=auto: %s, as %s", run.record.precision, reason)
     trainer = make_trainer(
         config.trainer,
-        callbacks=[metrics, *chosen, *own],
+        callbacks=[metrics, *chosen.values(), *own],
         logger=[build(node, save_dir=run.folder) for node in config.logger.values()],
         folder=run.folder,
         precision=run.record.precision,
     )
+    if config.trainer.max_time:
+        chosen["trainer.max_time"] = next(one for one in trainer.callbacks if isinstance(one, Timer))  # type: ignore[attr-defined]
     execute_steps(trainer, config.trainer.steps_per_execution, metrics, checkpoints)
     note_device(run, trainer)
     run.record.settings = config.model_dump()
@@ -257,7 +273,7 @@ def make_trainer(
     if config.profiler and is_first():
         settings["profiler"] = PROFILERS[config.profiler](dirpath=folder, filename="profile")
     with _refusals_are_the_users():
-        trainer = Trainer(
+        trainer = StoppableTrainer(
             **settings,
             callbacks=callbacks,
             logger=logger,

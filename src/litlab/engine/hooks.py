@@ -46,7 +46,7 @@ def foreign_callbacks(trainer: Trainer) -> list[str]:
 def _hooks_of_each_step(trainer: Trainer) -> Iterator[str]:
     module = trainer.lightning_module
     for hook in (*AROUND_STEP, *IN_STEP, *STEP_PARTS):
-        if _implementation(module, hook) is not getattr(LightningModule, hook):
+        if implementation(module, hook) is not getattr(LightningModule, hook):
             yield f"the module has {hook}"
             break
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -56,7 +56,7 @@ def _hooks_of_each_step(trainer: Trainer) -> Iterator[str]:
 
 def _hook_of_each_step(callback: Callback) -> str | None:
     for hook in (*AROUND_STEP, *IN_STEP):
-        found = _implementation(callback, hook)
+        found = implementation(callback, hook)
         if found is getattr(Callback, hook):
             continue
         is_aware = str(getattr(found, "__module__", "")).startswith(EXECUTION_AWARE) and not _saves_by_clock(callback)
@@ -65,7 +65,7 @@ def _hook_of_each_step(callback: Callback) -> str | None:
     return None
 
 
-def _implementation(owner: object, hook: str) -> Any:
+def implementation(owner: object, hook: str) -> Any:
     """The function behind a hook: a class's, or one that was put on the instance."""
     method = getattr(owner, hook)
     return getattr(method, "__func__", method)

@@ -47,6 +47,12 @@ class Checkpoints(Protocol):
     def after_step(self, trainer: Trainer, anyway: bool) -> None:
         """Called between two steps; saves the state if it is time, or `anyway`."""
 
+    def before_end(self, trainer: Trainer) -> None:
+        """Called when the last epoch is over, before the hooks `on_train_end`."""
+
+    def after_end(self, trainer: Trainer) -> None:
+        """Called after the hooks `on_train_end`, which may have replaced the weights."""
+
 
 def execute_steps(
     trainer: Trainer, steps_per_execution: int, metrics: StepMetrics, checkpoints: Checkpoints | None = None
@@ -82,6 +88,33 @@ class EpochsLoop(_FitLoop):
         """Lightning's, which would leave schedules that look at a metric as they are after resuming."""
         self._restarting = False  # not by the property, which takes other loops along
         super().on_advance_end()
+
+    def on_run_start(self) -> None:
+        """Lightning's, which would not look at the validation data yet if the first epoch has no validation."""
+        trainer = self.trainer
+        if trainer.enable_validation and not any(trainer.num_val_batches):
+            trainer.validating = True
+            self.epoch_loop.val_loop.setup_data()
+            trainer.training = True
+        super().on_run_start()
+
+    def on_run_end(self) -> None:
+        """Lightning's, and let the checkpoints say which weights the training results in."""
+        checkpoints = self.epoch_loop.checkpoints
+        if checkpoints:
+            checkpoints.before_end(self.trainer)
+        super().on_run_end()
+        if checkpoints:
+            checkpoints.after_end(self.trainer)
+
+    def ends_with_this_step(self) -> bool:
+        """Whether no step follows the one that was just done."""
+        if self.trainer.should_stop and self._can_stop_early:
+            return True
+        if self.max_steps != -1 and self.epoch_loop.global_step >= self.max_steps:
+            return True
+        is_last_epoch = self.max_epochs not in (None, -1) and self.trainer.current_epoch + 1 >= self.max_epochs
+        return is_last_epoch and self.epoch_loop._num_ready_batches_reached()
 
 
 class ExecutionLoop(_TrainingEpochLoop):
@@ -168,7 +201,7 @@ class ExecutionLoop(_TrainingEpochLoop):
         if self.resumes_after_step:
             self.resumes_after_step = False
         elif self.checkpoints and not self._should_accumulate():
-            self._is_after_step, self._validates = True, self._should_check_val_fx(data_fetcher)
+            self._is_after_step, self._validates = True, self._is_validation_due(data_fetcher)
             ends = self._is_training_done or self.trainer.should_stop
             self.checkpoints.after_step(self.trainer, ends or self._validates)
             self._is_after_step = False
@@ -177,9 +210,22 @@ class ExecutionLoop(_TrainingEpochLoop):
         super().on_advance_end(data_fetcher)
         self._validates = False
 
+    def validate(self) -> None:
+        """Validate now, besides when it is due."""
+        self.trainer.validating = True
+        self.val_loop.run()
+        self.trainer.training = True
+
     def _should_check_val_fx(self, data_fetcher: _DataFetcher) -> bool:
-        """Lightning's; after resuming, the step is followed by a validation if it was before, whatever a timer says."""
+        """Lightning's, and after the last step, wherever the steps or epochs that were asked for end."""
+        return self._is_validation_due(data_fetcher) or self._ends_training()
+
+    def _is_validation_due(self, data_fetcher: _DataFetcher) -> bool:
+        """Lightning's rule; after resuming, a step has its validation if it had it before, whatever a timer says."""
         return self._validates or super()._should_check_val_fx(data_fetcher)
+
+    def _ends_training(self) -> bool:
+        return bool(self.checkpoints and self.trainer.enable_validation and self.trainer.fit_loop.ends_with_this_step())
 
     def _broadcast_sigterm_tensor(self) -> None:
         """Lightning's way of telling the other processes of a signal, which waits for them; see `share_signals`."""

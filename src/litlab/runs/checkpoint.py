@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from litlab.errors import UserError
 from litlab.refusals import first_lines
 
+TRAINED = "trained_state_dict"
+"""Key of the weights that a training goes on with, where it results in others, such as their average."""
+
 LARGEST_STRUCTURE = 2**26
 """Bytes that all but the tensors may take; they are held in memory at once, where tensors are read as needed."""
 
@@ -50,7 +53,7 @@ def read_resumable(file: Path, module: nn.Module) -> dict[str, Any]:
         UserError: the file is missing, damaged, of another network, or no training can go on from it.
     """
     checkpoint = read(file)
-    for name in {"state_dict", "current_model_state"} & checkpoint.keys() | {"state_dict"}:
+    for name in {"current_model_state", TRAINED} & checkpoint.keys() | {"state_dict"}:
         _weights(checkpoint, name, module, file)
     # An optimizer copies unseen what it is given; LBFGS, which keeps the most, has 200 times the weights.
     kept = sum(tensor.numel() for tensor in _tensors(checkpoint.get("optimizer_states")))

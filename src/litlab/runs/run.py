@@ -117,7 +117,7 @@ class Record(Part):
     command: str
     status: Status = "running"
     reason: str | None = None
-    """Why the run failed or was pruned, or what interrupted it."""
+    """Why the run failed, was pruned or stopped early, or what interrupted it."""
     started: AwareDatetime
     resumed: list[Resumption] = []
     ended: AwareDatetime | None = None
@@ -315,7 +315,7 @@ class Run:
                     self.end("failed", f"{type(error).__name__}: {error}")
             raise
         else:
-            self.end("done")
+            self.end("done", self.record.reason)
         finally:
             self._lock.release()
 

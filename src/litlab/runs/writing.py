@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
+from torch import Tensor
 
 from litlab.errors import UserError
-from litlab.runs.checkpoint import read
+from litlab.runs.checkpoint import TRAINED, read
 from litlab.runs.files import replacing
 
 
@@ -35,8 +36,17 @@ class WholeFiles(CheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """What a checkpoint holds, on the CPU."""
-        return read(Path(path))
+        """What a checkpoint holds, on the CPU, with the weights that the training goes on with."""
+        checkpoint = read(Path(path))
+        if TRAINED in checkpoint:
+            checkpoint["state_dict"] = checkpoint.pop(TRAINED)
+        return checkpoint
+
+    def replace_weights(self, path: Path, weights: dict[str, Tensor]) -> None:
+        """Make these weights the checkpoint's; those that the training goes on with are kept beside them."""
+        checkpoint = read(path)
+        checkpoint.setdefault(TRAINED, checkpoint["state_dict"])
+        self.save_checkpoint(checkpoint | {"state_dict": weights}, path)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a checkpoint of this run; a path that came out of another one may name any file."""

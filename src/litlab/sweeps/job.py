@@ -45,6 +45,8 @@ class Job:
     """The sweep's folder; None for a run of its own."""
     changed: str | None = None
     """config.yaml of a run that goes on with other settings."""
+    objectives: tuple[str, ...] = ()
+    """The metrics that the sweep compares its jobs by."""
 
     @property
     def home(self) -> Path:
@@ -100,4 +102,4 @@ def _train(job: Job) -> None:
 
         hopeless = job.pruning.metric, Pruner(job.pruning.ledger.load(job.pruning.rule), job.number)
     resuming = (job.folder / "run.json").exists()
-    train(config, job.folder, job.params, resuming=resuming, changed=job.changed, hopeless=hopeless)
+    train(config, job.folder, job.params, resuming, job.changed, hopeless, job.objectives)

@@ -175,7 +175,7 @@ def _prepare(folder: Path, plan: Plan, ledger: Ledger, number: int, params: Para
     pruning = None
     if plan.sampling.pruner != "none":
         pruning = Pruning(ledger, plan.sampling.pruner, next(iter(plan.objectives)))
-    job = Job(folder / str(number), number, params, pruning, folder)
+    job = Job(folder / str(number), number, params, pruning, folder, objectives=tuple(plan.objectives))
     if (job.folder / "run.json").exists():
         require_mine(job.folder / "config.yaml", f"job {number}")
     else:

@@ -66,13 +66,13 @@ STOPPED = {
     "a limit of epochs": ({}, ["trainer.max_epochs=1"], 4, "trainer.max_epochs=1 is reached"),
     "a limit of steps": ({}, ["trainer.max_epochs=9", "trainer.max_steps=4"], 4, "trainer.max_steps=4 is reached"),
     "a limit of steps in an epoch": ({}, ["trainer.max_steps=6"], 6, "trainer.max_steps=6 is reached"),
-    "a limit of time": ({}, ["trainer.max_time=00:00:00:00"], 0, "the time limit is reached, "),
+    "a limit of time": ({}, ["trainer.max_time=00:00:00:00"], 0, "the time limit is reached"),
     "a timer in an epoch": ({"callbacks": lambda: [Timer(timedelta(milliseconds=1))]}, [], 1, "the time limit is rea"),
     "a timer of epochs": ({"callbacks": lambda: [Timer(timedelta(milliseconds=1), "epoch")]}, [], 4, "the time limit "),
-    "early stopping": ({"callbacks": lambda: [early()]}, [], 8, "EarlyStopping stopped the training: Monitored met"),
-    "a callback at the start of fit": ({"hook": "on_fit_start"}, [], 0, "a callback stopped the training"),
-    "a callback at the start": ({"hook": "on_train_start"}, [], 0, "a callback stopped the training"),
-    "a callback at a validation": ({"hook": "on_validation_end"}, [], 4, "a callback stopped the training"),
+    "early stopping": ({"callbacks": lambda: [early()]}, [], 8, "val/loss did not improve for 1 epoch"),
+    "a callback at the start of fit": ({"hook": "on_fit_start"}, [], 0, "Watch set trainer.should_stop"),
+    "a callback at the start": ({"hook": "on_train_start"}, [], 0, "Watch set trainer.should_stop"),
+    "a callback at a validation": ({"hook": "on_validation_end"}, [], 4, "Watch set trainer.should_stop"),
 }
 
 
