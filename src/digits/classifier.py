@@ -3,11 +3,10 @@
 from collections.abc import Callable, Iterable
 
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy
 
 Batch = tuple[Tensor, Tensor]
@@ -20,7 +19,7 @@ class Classifier(LightningModule):
         net: images (N, channels, height, width) to logits (N, classes).
         channels_last: store images and filters with the channels innermost: faster convolutions on a CPU.
         optimizer: makes the optimizer from the parameters.
-        scheduler: makes the learning-rate schedule from the optimizer and the number of steps; None for none.
+        scheduler: makes the learning-rate schedule from the optimizer and the Trainer; None for none.
         augment: what is done to the training images, a batch at a time; None for nothing.
         label_smoothing: share of a label that is spread over all classes; in training only.
     """
@@ -30,7 +29,7 @@ class Classifier(LightningModule):
         net: nn.Module,
         channels_last: bool,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
-        scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
+        scheduler: Callable[[Optimizer, Trainer], LRSchedulerConfigType] | None = None,
         augment: nn.Module | None = None,
         label_smoothing: float = 0.0,
     ) -> None:
@@ -68,12 +67,11 @@ class Classifier(LightningModule):
         self._log_epoch("test", batch, self.test_accuracy)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer, and with it the schedule that moves its learning rate at each step."""
+        """The optimizer, and with it the schedule that moves its learning rate."""
         optimizer = self.make_optimizer(self.parameters())
         if self.make_scheduler is None:
             return optimizer
-        scheduler = self.make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer, self.trainer)}
 
     def _log_epoch(self, stage: str, batch: Batch, accuracy: MulticlassAccuracy) -> None:
         images, labels = batch

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from litlab.components import accepted_arguments, schema_of
 from litlab.errors import UserError
 from litlab.refusals import as_override, one_line, unknown_argument, unknown_key
-from litlab.schema import Settings
+from litlab.schema import LRSchedulerConfig, Settings
 
 ConfigT = TypeVar("ConfigT", bound=Settings)
 
@@ -104,6 +104,10 @@ def components(values: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple
 
 def _component_problems(root: Mapping[str, Any], component: dict[str, Any], place: tuple[str, ...]) -> list[str]:
     target, settings = component["_target_"], {key: component[key] for key in component if key != "_target_"}
+    if place == ("scheduler",):
+        when = {key: settings.pop(key) for key in LRSchedulerConfig.model_fields.keys() & settings.keys()}
+        if problems := list(_problems(root, LRSchedulerConfig, when, place)):
+            return problems
     try:
         schema = schema_of(str(target))
         if schema:

@@ -6,14 +6,16 @@ import importlib.util
 import inspect
 import pkgutil
 import re
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from litlab import schema
 from litlab.errors import UserError
 from litlab.project import SOURCE, own_packages
+from litlab.refusals import first_lines
 
 Definition = ast.ClassDef | ast.FunctionDef
 
@@ -59,35 +61,83 @@ def accepted_arguments(target: str) -> frozenset[str] | None:
     return frozenset(argument.arg for argument in taken)
 
 
-def build(node: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+def build(node: Mapping[str, Any], *args: Any, key: str = "", **kwargs: Any) -> Any:
     """Call the class or function that `node` names with the node's own arguments and the given ones.
 
     Nested nodes are built first.
 
+    Args:
+        node: the component.
+        args: arguments that come first.
+        key: where the node stands in the config, for messages.
+        kwargs: further arguments; they count where the node has the same.
+
     Raises:
-        UserError: there is no such class or function, or it does not take these arguments.
+        UserError: there is no such class or function, it does not take these arguments, or it refuses their values.
+            An error in a line of the user's own package is raised as it is.
     """
-    target = node["_target_"]
+    target = str(node["_target_"])
+    found = import_target(target, key)
+    settings = {name: _build_nested(value, f"{key}.{name}".lstrip(".")) for name, value in node.items()}
+    settings = {name: value for name, value in settings.items() if name != "_target_"} | kwargs
+    name = f"{key}: {target}" if key else target
     try:
-        found = pkgutil.resolve_name(target)
-    except (ValueError, AttributeError, ModuleNotFoundError) as error:
-        raise UserError(f"_target_={target}: {error}") from error
-    if not callable(found):
-        raise UserError(f"_target_={target}: is a {type(found).__name__}, not a class or function")
-    settings = {key: _build_nested(value) for key, value in node.items() if key != "_target_"}
-    try:
-        inspect.signature(found).bind(*args, **settings, **kwargs)
+        inspect.signature(found).bind(*args, **settings)
     except ValueError:
         pass  # a function in C that does not say what it takes
     except TypeError as error:
-        raise UserError(f"{target} cannot be built from {', '.join(settings) or 'no settings'}: {error}") from error
-    return found(*args, **settings, **kwargs)
+        raise UserError(f"{name} cannot be built from {', '.join(settings) or 'no settings'}: {error}") from error
+    try:
+        return found(*args, **settings)
+    except UserError:
+        raise
+    except Exception as error:
+        if _is_users(error):
+            raise
+        raise UserError(f"{name} cannot be built: {first_lines(error)}") from error
 
 
-def _build_nested(value: Any) -> Any:
+def import_target(target: str, key: str = "") -> Callable[..., Any]:
+    """The class or function of that name.
+
+    Raises:
+        UserError: there is none, or its package is missing.
+    """
+    name = f"{key}._target_" if key else "_target_"
+    try:
+        found = pkgutil.resolve_name(target)
+    except (ValueError, AttributeError, ImportError) as error:
+        raise UserError(f"{name}={target}: {first_lines(error)}") from error
+    if not callable(found):
+        raise UserError(f"{name}={target}: is a {type(found).__name__}, not a class or function")
+    return cast("Callable[..., Any]", found)
+
+
+def parameters(found: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The arguments of a class or function by their names; none of a function in C that does not say."""
+    try:
+        return dict(inspect.signature(found).parameters)
+    except ValueError:
+        return {}
+
+
+def takes(found: Callable[..., Any], name: str) -> bool:
+    """Whether a class or function takes an argument of that name."""
+    known = parameters(found)
+    return name in known or any(one.kind is one.VAR_KEYWORD for one in known.values())
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether an error was raised by a line of the user's own package, not by a library that it calls."""
+    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+    own = (SOURCE / package for package in own_packages() - {"litlab"})
+    return any(Path(raised_in).is_relative_to(package) for package in own)
+
+
+def _build_nested(value: Any, key: str) -> Any:
     if isinstance(value, list):
-        return [_build_nested(item) for item in value]
-    return build(value) if isinstance(value, dict) and "_target_" in value else value
+        return [_build_nested(item, f"{key}.{index}") for index, item in enumerate(value)]
+    return build(value, key=key) if isinstance(value, Mapping) and "_target_" in value else value
 
 
 def definition(target: str) -> Definition | None:

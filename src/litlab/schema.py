@@ -260,10 +260,10 @@ class Train(Settings):
     """The LightningModule; it is also given the optimizer, the schedule and the augmentation, if there are any."""
     augment: OptionalComponent
     """What is done to a batch of training images on the device. Empty for nothing."""
-    optimizer: Component
-    """The optimizer; it is also given the parameters."""
+    optimizer: OptionalComponent
+    """The optimizer; it is also given the parameters. Empty where the LightningModule makes its own."""
     scheduler: OptionalComponent
-    """The learning-rate schedule; it is also given the optimizer and the number of steps. Empty for none."""
+    """The learning-rate schedule, and when it is stepped; it is also given the optimizer. Empty for none."""
     trainer: Trainer
     """Lightning's Trainer, and how it does its steps."""
     callbacks: dict[str, Component]
@@ -295,7 +295,8 @@ class Train(Settings):
 
     @cross_check(mode="after")
     def _schedule_has_an_end(self) -> Self:
-        if self.scheduler and self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
+        is_the_labs = bool(self.scheduler) and str((self.scheduler or {})["_target_"]).startswith("litlab.schedulers.")
+        if is_the_labs and self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
             raise ValueError("scheduler needs to know the number of steps: set trainer.max_epochs or trainer.max_steps")
         return self
 
@@ -620,6 +621,19 @@ class TensorBoard(CSV):
 
     default_hp_metric: bool
     """Whether Lightning adds a metric of its own to the HPARAMS tab."""
+
+
+class LRSchedulerConfig(Settings):
+    """When Lightning steps a schedule: what a `scheduler` node may have besides the arguments of its class."""
+
+    interval: Literal["step", "epoch"] = "epoch"
+    """Whether it is stepped after each optimizer step or after each epoch."""
+    frequency: PositiveInt = 1
+    """Steps, or epochs, between two of its steps."""
+    monitor: str | None = None
+    """Metric that it looks at, such as ReduceLROnPlateau's; null for checkpoint.monitor."""
+    strict: bool = True
+    """Whether a missing metric is an error."""
 
 
 class OneCycle(Settings):

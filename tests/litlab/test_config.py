@@ -45,7 +45,7 @@ REFUSALS = {
     "+logger.tensorboard.nam=x": "logger.tensorboard.nam=x: no such key, did you mean logger.tensorboard.name?",
     "optimzer=adam": "optimzer=adam: no such key, did you mean optimizer?",
     "data=mnst": "data=mnst: no such option, did you mean data=mnist?; there is folder, mnist",
-    "optimizer=adm": "optimizer=adm: no such option, did you mean optimizer=adam?; there is adam, adamw, sgd",
+    "optimizer=adm": "optimizer=adm: no such option, did you mean optimizer=adam?; there is adam, adamw, none, sgd",
     "experiment=nonsense": "experiment=nonsense: no such option; there is best, speedrun, tutorial",
     "data.batch_size=abc": "data.batch_size=abc: should be a valid integer",
     "data.batch_size=-4": "data.batch_size=-4: should be greater than 0",
@@ -117,8 +117,8 @@ def test_all_mistakes_are_told_at_once():
     assert [line.partition("=")[0] for line in answer] == [
         "seed",
         "trainer.max_epochs",
-        "model.net.depth",
         "optimizer.lr",
+        "model.net.depth",
     ]
 
 

@@ -18,6 +18,7 @@ from litlab import schema
 from litlab.callbacks.averaging import Weights, copied, exchanges_weights, has_parameters, replacing_classes
 from litlab.engine.group import from_first, is_first, place, share_signals
 from litlab.engine.metrics import StepMetrics
+from litlab.engine.schedule import rebuild_schedules, steps_of
 from litlab.errors import TrainingError, UserError
 from litlab.interruption import stop
 from litlab.runs.checkpoint import read
@@ -68,7 +69,7 @@ class Checkpoints(Checkpoint):
     def __init__(self, run: Run, config: schema.Train, metrics: StepMetrics) -> None:
         self.run = run
         self.settings = config.checkpoint
-        self.optimizer = config.optimizer
+        self.optimizer = config.optimizer or {}
         self.schedule = {"": config.scheduler, **config.trainer.model_dump(include={"max_epochs", "max_steps"})}
         self.metrics = metrics
         self.monitor = self.settings.monitor
@@ -81,6 +82,7 @@ class Checkpoints(Checkpoint):
         self._validated_step: int | None = None
         self._has_ended = self._has_replaced = self._exchanges = False
         self._saving: CheckpointName = "last"
+        self._steps_of_schedules: list[int] = []
         run.record.metrics.monitor = self.monitor
 
     def state_dict(self) -> dict[str, Any]:
@@ -120,14 +122,14 @@ class Checkpoints(Checkpoint):
                 # A schedule has left its own marks there, and it knows where it is by them.
                 group.update({key: group[key] * factor for key in RATES if key in group})
         ours = self.schedule[""] or before["schedule"][""]  # made from the config
-        if ours and self.schedule != before["schedule"]:  # then only how far it has come is still true
-            kept = ("last_epoch", "_step_count", "_last_lr")
-            states = checkpoint["lr_schedulers"]
-            checkpoint["lr_schedulers"] = [{key: state[key] for key in kept if key in state} for state in states]
+        if ours and self.schedule != before["schedule"]:
+            self._steps_of_schedules = steps_of(checkpoint["lr_schedulers"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a signal waits for the end of the step."""
         _require_fitting_state(trainer)
+        if self._steps_of_schedules:
+            rebuild_schedules(trainer, self._steps_of_schedules)
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._newest.items()})
         self.saved_step, self._saved_at = trainer.global_step, time.monotonic()
         self.begun = stop.deferred = True

@@ -34,12 +34,13 @@ from litlab.callbacks.record import RecordRun
 from litlab.callbacks.required import RequiredMetrics
 from litlab.callbacks.shared_metrics import SharedMetrics
 from litlab.callbacks.throughput import Throughput
-from litlab.components import build
+from litlab.components import build, import_target, parameters, takes
 from litlab.data.augment import on_each_image
 from litlab.engine.ddp import ExactDDP
 from litlab.engine.group import from_first, is_first, noticing_loss, place, together
 from litlab.engine.hardware import best_precision, is_cpu, keep_memory, use_all_cores
 from litlab.engine.metrics import StepMetrics
+from litlab.engine.schedule import ScheduleFactory
 from litlab.engine.steps import execute_steps
 from litlab.engine.stopping import StoppableTrainer
 from litlab.errors import ProcessLost, TrainingError, UserError
@@ -141,7 +142,7 @@ def _train(
     use_all_cores()
     keep_memory()
     seed_everything(config.seed, workers=True, verbose=False)  # before anything is built
-    data: LightningDataModule = build(config.data)
+    data: LightningDataModule = build(config.data, key="data")
     module = build_module(config)
     trainer, checkpoints, overview = set_up(config, run, module, objectives)
     if hopeless:
@@ -182,7 +183,7 @@ def set_up(
     overview = Overview(run)
     nodes = {f"callbacks.{key}": node for key, node in config.callbacks.items()}
     nodes |= {f"views.{key}": node for key, node in config.views.items()}
-    chosen = {key: build(node) for key, node in nodes.items()}
+    chosen = {key: build(node, key=key) for key, node in nodes.items()}
     first = [RecordRun(run, throughput, metrics, chosen), overview, progress()] if is_first() else []
     required = RequiredMetrics.of(config, chosen, objectives)
     own = [ClassCount(config.model), throughput, ClassAccuracy(run), SharedMetrics(), required, *first, checkpoints]
@@ -193,7 +194,7 @@ def set_up(
     trainer = make_trainer(
         config.trainer,
         callbacks=[metrics, *chosen.values(), *own],
-        logger=[build(node, save_dir=run.folder) for node in config.logger.values()],
+        logger=[build(node, key=f"logger.{name}", save_dir=run.folder) for name, node in config.logger.items()],
         folder=run.folder,
         precision=run.record.precision,
     )
@@ -229,7 +230,7 @@ def restored(config: schema.Train, checkpoint: Path) -> tuple[LightningDataModul
     Raises:
         UserError: the checkpoint is damaged or of another network.
     """
-    data: LightningDataModule = build(config.data)
+    data: LightningDataModule = build(config.data, key="data")
     module = build_module(config)
     load_weights(module, checkpoint)
     restore_data(data, checkpoint)
@@ -237,13 +238,32 @@ def restored(config: schema.Train, checkpoint: Path) -> tuple[LightningDataModul
 
 
 def build_module(config: schema.Train) -> LightningModule:
-    """The LightningModule with its network, optimizer, schedule and augmentation, its weights drawn anew."""
-    parts: dict[str, Any] = {"optimizer": partial(build, config.optimizer)}
+    """The LightningModule with its network, its weights drawn anew.
+
+    It is given what its constructor takes of `optimizer`, `scheduler` and `augment`.
+
+    Raises:
+        UserError: it cannot be built, or does not take what the config has for it.
+    """
+    target = config.model["_target_"]
+    found = import_target(target, "model")
+    parts: dict[str, Any] = {}
+    if config.optimizer:
+        parts["optimizer"] = partial(build, config.optimizer, key="optimizer")
+    elif (argument := parameters(found).get("optimizer")) and argument.default is argument.empty:
+        raise UserError(f"optimizer=none: {target} takes one; choose it, such as optimizer=adam")
     if config.scheduler:
-        parts["scheduler"] = partial(build, config.scheduler)
+        parts["scheduler"] = ScheduleFactory(config.scheduler, config.checkpoint)
     if config.augment:
-        parts["augment"] = on_each_image(build(config.augment))
-    module: LightningModule = build(config.model, **parts)
+        parts["augment"] = on_each_image(build(config.augment, key="augment"))
+    for name in [name for name in parts if not takes(found, name)]:
+        del parts[name]
+        if name != "optimizer":
+            raise UserError(f"{name}: {target} takes no argument of that name; leave it out by {name}=none")
+        log.warning("optimizer: %s takes none and makes its own; optimizer=none says so", target)
+    module = build(config.model, key="model", **parts)
+    if not isinstance(module, LightningModule):
+        raise UserError(f"model._target_={target}: gives a {type(module).__name__}, not a LightningModule")
     return module
 
 
@@ -357,7 +377,7 @@ def _refusals_are_the_users() -> Iterator[None]:
     """What Lightning itself refuses, not the code that it calls, the user can put right by a setting."""
     try:
         yield
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, AttributeError, ImportError) as error:
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
         if not raised_in.is_relative_to(Path(lightning.__file__).parent):
             raise

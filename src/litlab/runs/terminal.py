@@ -57,7 +57,8 @@ def _plan(run: Run, parameters: int) -> Iterator[tuple[str, str]]:
     yield "model", f"{' of '.join(_classes(settings['model']))}, {parameters:,} parameters"
     batch_size = settings["data"].get("batch_size")
     yield "data", "".join(_classes(settings["data"])) + (f", batches of {batch_size:,}" if batch_size else "")
-    yield "optimizer", f"{_classes(settings['optimizer'])[0]}, lr {settings['optimizer'].get('lr', 'default')}"
+    if optimizer := settings["optimizer"]:
+        yield "optimizer", f"{_classes(optimizer)[0]}, lr {optimizer.get('lr', 'default')}"
     trainer = settings["trainer"]
     limits = {"max_epochs": "epochs", "max_steps": "steps", "max_time": "(DD:HH:MM:SS)"}
     yield "length", " or ".join(f"{trainer[key]} {limits[key]}" for key in limits if trainer[key] not in (-1, None))

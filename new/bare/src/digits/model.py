@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Iterable
 
-from lightning.pytorch import LightningModule
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from litlab.errors import UserError
 
@@ -34,7 +33,7 @@ class Model(LightningModule):
         self,
         net: nn.Module,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
-        scheduler: Callable[[Optimizer, int], LRScheduler] | None = None,
+        scheduler: Callable[[Optimizer, Trainer], LRSchedulerConfigType] | None = None,
         augment: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -69,9 +68,8 @@ class Model(LightningModule):
         self.log("test/loss", self.loss(batch), batch_size=len(batch[0]))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer, and with it the schedule that moves its learning rate at each step."""
+        """The optimizer, and with it the schedule that moves its learning rate."""
         optimizer = self.make_optimizer(self.parameters())
         if self.make_scheduler is None:
             return optimizer
-        scheduler = self.make_scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer, self.trainer)}
