@@ -76,6 +76,7 @@ class Classifier(LightningModule):
     def _log_epoch(self, stage: str, batch: Batch, accuracy: MulticlassAccuracy) -> None:
         images, labels = batch
         logits = self(images)
+        loss = self.loss(logits, labels)
         accuracy.update(logits, labels)
-        self.log(f"{stage}/loss", self.loss(logits, labels), batch_size=len(labels), on_epoch=True)
+        self.log(f"{stage}/loss", loss, batch_size=len(labels), on_epoch=True)
         self.log(f"{stage}/acc", accuracy, on_epoch=True, prog_bar=True)

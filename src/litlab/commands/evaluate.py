@@ -7,7 +7,7 @@ from lightning.pytorch import seed_everything
 
 from litlab import schema
 from litlab.callbacks.class_accuracy import ClassAccuracy
-from litlab.callbacks.class_count import ClassCount
+from litlab.callbacks.first_batch import FirstBatch
 from litlab.callbacks.shared_metrics import SharedMetrics
 from litlab.commands.train import make_trainer, note_device, restored, settings_elsewhere, test
 from litlab.engine.hardware import use_all_cores
@@ -37,7 +37,9 @@ def evaluate(trained: schema.Train, checkpoint: Path, accelerator: str, precisio
         seed_everything(trained.seed, workers=True, verbose=False)
         data, module = restored(trained, checkpoint)
         settings = settings_elsewhere(trained.trainer, accelerator)
-        trainer = make_trainer(settings, [ClassCount({}), ClassAccuracy(run), SharedMetrics()], [], folder, precision)
+        trainer = make_trainer(
+            settings, [FirstBatch(trained.data, {}), ClassAccuracy(run), SharedMetrics()], [], folder, precision
+        )
         note_device(run, trainer)
         test(run, trainer, module, data)
     return run

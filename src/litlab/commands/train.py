@@ -26,7 +26,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from litlab import schema
 from litlab.callbacks.checkpoints import Checkpoints, Rewindable, numbers, place_of
 from litlab.callbacks.class_accuracy import ClassAccuracy
-from litlab.callbacks.class_count import ClassCount
+from litlab.callbacks.first_batch import FirstBatch, telling_of_labels
 from litlab.callbacks.overview import Overview
 from litlab.callbacks.progress import progress
 from litlab.callbacks.pruning import Pruning
@@ -158,7 +158,8 @@ def _train(
                 write_text(run.folder / "config.yaml", changed)
             log.info(opening(run, sum(weight.numel() for weight in module.parameters() if weight.requires_grad)))
     with overview.closing():
-        with _refusals_are_the_users(), _refusing_to_restore(saved, checkpoints), noticing_loss():
+        restoring = _refusing_to_restore(saved, checkpoints)
+        with _refusals_are_the_users(), restoring, noticing_loss(), telling_of_labels():
             trainer.fit(module, datamodule=data, ckpt_path=saved)
         if config.test:
             if is_first():  # DDP hands its weights to the others
@@ -186,7 +187,8 @@ def set_up(
     chosen = {key: build(node, key=key) for key, node in nodes.items()}
     first = [RecordRun(run, throughput, metrics, chosen), overview, progress()] if is_first() else []
     required = RequiredMetrics.of(config, chosen, objectives)
-    own = [ClassCount(config.model), throughput, ClassAccuracy(run), SharedMetrics(), required, *first, checkpoints]
+    fits = FirstBatch(config.data, config.model)
+    own = [fits, throughput, ClassAccuracy(run), SharedMetrics(), required, *first, checkpoints]
     if config.trainer.precision == "auto" and run.record.precision is None:
         chosen_here = partial(best_precision, config.trainer.accelerator, module)
         run.record.precision, reason = from_first(chosen_here)
