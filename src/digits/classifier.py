@@ -58,13 +58,13 @@ class Classifier(LightningModule):
         self.log("train/acc", (logits.argmax(1) == labels).float().mean(), prog_bar=True)
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss and accuracy of the validation images, logged once they are all seen."""
-        self._log_epoch("val", batch, self.val_accuracy)
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Loss and accuracy of the validation images, logged once they are all seen; returns what views draw."""
+        return self._log_epoch("val", batch, self.val_accuracy)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss and accuracy of the test images, logged once they are all seen."""
-        self._log_epoch("test", batch, self.test_accuracy)
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Loss and accuracy of the test images, logged once they are all seen; returns what views draw."""
+        return self._log_epoch("test", batch, self.test_accuracy)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, and with it the schedule that moves its learning rate."""
@@ -73,10 +73,11 @@ class Classifier(LightningModule):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self.make_scheduler(optimizer, self.trainer)}
 
-    def _log_epoch(self, stage: str, batch: Batch, accuracy: MulticlassAccuracy) -> None:
+    def _log_epoch(self, stage: str, batch: Batch, accuracy: MulticlassAccuracy) -> dict[str, Tensor]:
         images, labels = batch
         logits = self(images)
         loss = self.loss(logits, labels)
         accuracy.update(logits, labels)
         self.log(f"{stage}/loss", loss, batch_size=len(labels), on_epoch=True)
         self.log(f"{stage}/acc", accuracy, on_epoch=True, prog_bar=True)
+        return {"scores": logits, "targets": labels, "inputs": images}

@@ -1,20 +1,25 @@
 """How well each class is recognised."""
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
+from typing_extensions import override
 
-from litlab.callbacks.predictions import Predictions, class_names
+from litlab.callbacks.predictions import Predicted, PredictionView, class_names
 from litlab.engine.group import from_all
 from litlab.runs.run import Run
 
+MOST_CURVES = 100
+"""Classes that each have a curve; of more, TensorBoard would show none well and take long to write them all."""
 
-class ClassAccuracy(Predictions):
+
+class ClassAccuracy(PredictionView):
     """Logs the accuracy of each class in each validation to TensorBoard, and records that of the test.
 
-    It is the share of the images of a class that are recognised as such. With several validation or test loaders, each
-    has its own accuracies, under Lightning's name for the loader, such as `val_class_acc/7/dataloader_idx_0`.
+    It is the share of the examples of a class that are recognised as such. With several validation or test loaders,
+    each has its own accuracies, under Lightning's name for the loader, such as `val_class_acc/7/dataloader_idx_0`.
+    There are no curves of more than MOST_CURVES classes.
     """
 
     every_loader = True
@@ -22,19 +27,19 @@ class ClassAccuracy(Predictions):
     def __init__(self, run: Run) -> None:
         self.run = run
 
+    @override
     def start(self) -> None:
-        """Count from nothing."""
         self.counts: dict[int, Tensor] = {}
 
-    def see(self, images: Tensor, labels: Tensor, scores: Tensor) -> None:
-        """Count the images and the hits of each class."""
+    @override
+    def see(self, batch: Predicted) -> None:
         if self.loader not in self.counts:
-            self.counts[self.loader] = torch.zeros(scores.shape[1], 2, device=scores.device)
-        hits = (scores.argmax(1) == labels).float()
-        self.counts[self.loader].index_add_(0, labels, torch.stack([torch.ones_like(hits), hits], dim=1))
+            self.counts[self.loader] = torch.zeros(batch.scores.shape[1], 2, device=batch.scores.device)
+        hits = (batch.classes == batch.targets).float()
+        self.counts[self.loader].index_add_(0, batch.targets, torch.stack([torch.ones_like(hits), hits], dim=1))
 
-    def finish(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        """Log the accuracies."""
+    @override
+    def finish(self, trainer: Trainer, stage: str) -> None:
         loaders = trainer.num_val_batches if stage == "val" else trainer.num_test_batches
         accuracies: dict[str, float] = {}
         for loader, own in self.counts.items():
@@ -42,7 +47,7 @@ class ClassAccuracy(Predictions):
             suffix = f"/dataloader_idx_{loader}" if len(loaders) > 1 else ""
             counted = zip(class_names(trainer, len(counts)), counts.tolist(), strict=True)
             accuracies |= {f"{name}{suffix}": hits / images for name, (images, hits) in counted if images}
-        for logger in trainer.loggers:
+        for logger in trainer.loggers if len(accuracies) <= MOST_CURVES * len(loaders) else []:
             if isinstance(logger, TensorBoardLogger):
                 curves = {f"{stage}_class_acc/{name}": accuracy for name, accuracy in accuracies.items()}
                 logger.log_metrics(curves, step=trainer.global_step)

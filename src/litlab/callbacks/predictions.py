@@ -1,54 +1,120 @@
-"""What a classifier answers while it is validated or tested."""
+"""What a classifier predicts while it is validated or tested, as its validation_step and test_step return it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+from typing_extensions import override
+
+NO_CLASS = -1
+"""The predicted class of an example whose scores are not numbers."""
 
 
-class Predictions(Callback):
-    """Base of callbacks that look at each answer of a validation or a test, which costs no second pass.
+CLASS_TYPES = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+"""Types of numbers that may be classes."""
 
-    Of several processes that train together each sees the answers to its own share, and each sees some.
 
-    The answers are what `forward` gives: scores (N, classes) for a batch of images and labels (N,). Of a model that
-    answers otherwise nothing is seen, and `finish` is not called.
+@dataclass(frozen=True)
+class Predicted:
+    """A batch as a classifier has predicted it, in evaluation."""
 
-    Of several validation or test loaders, the first one counts, unless `every_loader` is set.
+    scores: Tensor
+    """Logits (N, classes), float32."""
+    targets: Tensor
+    """The true classes (N,), int64, each less than `classes`."""
+    images: Tensor | None
+    """The inputs (N, channels, height, width), if they are images."""
+
+    @property
+    def classes(self) -> Tensor:
+        """The predicted classes (N,): those with the highest score, NO_CLASS where scores are NaN or infinite."""
+        return self.scores.argmax(1).where(self.scores.logsumexp(1).isfinite(), NO_CLASS)
+
+    @property
+    def probabilities(self) -> Tensor:
+        """The scores' softmax (N, classes); 0 where scores are NaN or infinite."""
+        return self.scores.softmax(1).nan_to_num(0.0)
+
+
+def classified(outputs: Any) -> Predicted | None:
+    """The batch that a step has returned as a classifier does: a mapping with `scores` (N, classes), `targets` (N,).
+
+    `inputs` may come with them. Examples with a negative target do not count, as in torch's losses. Anything else, such
+    as a loss alone, one score an example or targets with several classes each, is not a classifier's: None.
+
+    Raises:
+        ValueError: there are fewer scores than classes among the targets.
+    """
+    scores, targets, images = (_tensor(outputs, key) for key in ("scores", "targets", "inputs"))
+    if scores is None or targets is None or scores.ndim != 2 or targets.shape != scores.shape[:1]:
+        return None
+    if (
+        scores.shape[1] < 2
+        or not scores.is_floating_point()
+        or targets.is_floating_point()
+        or targets.dtype == torch.bool
+    ):
+        return None
+    if images is not None and (images.ndim != 4 or len(images) != len(targets)):
+        images = None
+    targets = targets.long()
+    counted = targets >= 0
+    if not counted.all():
+        scores, targets, images = scores[counted], targets[counted], None if images is None else images[counted]
+    if len(targets) and targets.max() >= scores.shape[1]:
+        raise ValueError(f"there is a target {targets.max()}, and a score for {scores.shape[1]} classes")
+    return Predicted(scores.detach().float(), targets, images)
+
+
+def inputs_of(outputs: Any) -> Tensor | None:
+    """The `inputs` that a step has returned, if they are one tensor."""
+    return _tensor(outputs, "inputs")
+
+
+def _tensor(outputs: Any, key: str) -> Tensor | None:
+    value = outputs.get(key) if isinstance(outputs, Mapping) else None
+    return value if isinstance(value, Tensor) else None
+
+
+class PredictionView(Callback):
+    """Base of callbacks that look at each batch that a classifier has predicted, in a validation or a test.
+
+    Of several validation or test loaders the first one is looked at, unless `every_loader` is set. Of several processes
+    that train together each sees its own share. A module that returns nothing, or what `classified` does not take, is
+    not looked at, and `finish` is not called.
 
     Attributes:
-        seen: whether anything was, in the last validation or test.
-        every_loader: whether the answers for each loader are seen.
-        loader: index of the loader of the batch that is being seen.
+        seen: whether anything was seen in the last validation or test.
+        every_loader: whether the batches of each loader are looked at.
+        loader: index of the loader of the batch that is being looked at.
     """
 
     seen = every_loader = False
     loader = 0
-    _hook: RemovableHandle | None = None
-    _scores: Any = None
 
     def start(self) -> None:
         """Forget what was seen before."""
 
-    def see(self, images: Tensor, labels: Tensor, scores: Tensor) -> None:
-        """Look at a batch and the answers to it."""
+    def see(self, batch: Predicted) -> None:
+        """Look at a batch."""
         raise NotImplementedError
 
-    def finish(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        """Show what was seen in the whole; `stage` is val or test."""
+    def finish(self, trainer: Trainer, stage: str) -> None:
+        """Show all that was seen; `stage` is val or test."""
         raise NotImplementedError
 
+    @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to listen."""
-        self._listen(pl_module)
+        self._restart()
 
+    @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to listen."""
-        self._listen(pl_module)
+        self._restart()
 
+    @override
     def on_validation_batch_end(
         self,
         trainer: Trainer,
@@ -58,9 +124,9 @@ class Predictions(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take the answers to this batch."""
-        self._take(batch, dataloader_idx)
+        self._take(outputs, dataloader_idx)
 
+    @override
     def on_test_batch_end(
         self,
         trainer: Trainer,
@@ -70,53 +136,28 @@ class Predictions(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Take the answers to this batch."""
-        self._take(batch, dataloader_idx)
+        self._take(outputs, dataloader_idx)
 
+    @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show them, unless this is the check before training."""
-        self._end()
         self.seen = self.seen and not trainer.sanity_checking
         if self.seen:
-            self.finish(trainer, pl_module, "val")
+            self.finish(trainer, "val")
 
+    @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show them."""
-        self._end()
         if self.seen:
-            self.finish(trainer, pl_module, "test")
+            self.finish(trainer, "test")
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Listen no longer."""
-        self._end()
-
-    def _listen(self, module: LightningModule) -> None:
-        def keep(_module: nn.Module, _arguments: Any, scores: Any) -> None:
-            self._scores = scores
-
-        self._end()
+    def _restart(self) -> None:
         self.seen = False
-        self._hook = module.register_forward_hook(keep)
         self.start()
 
-    def _take(self, batch: Any, loader: int) -> None:
-        scores, self._scores = self._scores, None
-        if loader > 0 and not self.every_loader:
-            return
-        if is_classified(batch) and isinstance(scores, Tensor) and scores.ndim == 2 and len(scores) == len(batch[1]):
-            self.seen, self.loader = True, loader
-            self.see(batch[0], batch[1], scores.detach().float())
-
-    def _end(self) -> None:
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
-
-
-def is_classified(batch: Any) -> bool:
-    """Whether a batch is images (N, channels, height, width) and labels (N,)."""
-    is_pair = isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)
-    return is_pair and batch[0].ndim == 4 and batch[1].ndim == 1 and batch[1].dtype == torch.int64
+    def _take(self, outputs: Any, dataloader_idx: int) -> None:
+        batch = classified(outputs) if dataloader_idx == 0 or self.every_loader else None
+        if batch is not None:
+            self.seen, self.loader = True, dataloader_idx
+            self.see(batch)
 
 
 def colours(images: Tensor) -> Tensor:
@@ -131,6 +172,6 @@ def features_of(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
 
 
 def class_names(trainer: Trainer, classes: int) -> Sequence[str]:
-    """The data module's `class_names`, if it has them; else numbers from 0."""
+    """The data module's `class_names`, if it has one for each class; else numbers from 0."""
     names: Sequence[str] | None = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
-    return names or [str(index) for index in range(classes)]
+    return names if names and len(names) == classes else [str(index) for index in range(classes)]

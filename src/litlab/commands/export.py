@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from litlab import schema
-from litlab.callbacks.predictions import features_of, is_classified
+from litlab.callbacks.predictions import features_of
 from litlab.commands.predict import as_batch, labels, with_progress
 from litlab.commands.train import restored
 from litlab.engine.hardware import use_all_cores
@@ -136,7 +136,8 @@ def _checked(batch: Any) -> tuple[Tensor, Tensor]:
     Raises:
         UserError: it is something else.
     """
-    if not is_classified(batch):
+    is_pair = isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)
+    if not (is_pair and batch[0].ndim == 4 and batch[1].ndim == 1 and batch[1].dtype == torch.int64):
         raise UserError("only a classifier can be exported, whose batches are images (N, …) and labels (N,)")
     return batch[0], batch[1]
 

@@ -22,11 +22,13 @@ from lightning.pytorch.callbacks import ProgressBar, Timer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from litlab import schema
 from litlab.callbacks.checkpoints import Checkpoints, Rewindable, numbers, place_of
 from litlab.callbacks.class_accuracy import ClassAccuracy
 from litlab.callbacks.first_batch import FirstBatch, telling_of_labels
+from litlab.callbacks.guard import guarded
 from litlab.callbacks.overview import Overview
 from litlab.callbacks.progress import progress
 from litlab.callbacks.pruning import Pruning
@@ -157,15 +159,26 @@ def _train(
             if changed is not None:
                 write_text(run.folder / "config.yaml", changed)
             log.info(opening(run, sum(weight.numel() for weight in module.parameters() if weight.requires_grad)))
+    untestable = _untestable(module, data) if config.test else None
+    if untestable:
+        log.info("test: %s, so the best weights are not tested", untestable)
+    tests = config.test and not untestable
     with overview.closing():
         restoring = _refusing_to_restore(saved, checkpoints)
         with _refusals_are_the_users(), restoring, noticing_loss(), telling_of_labels():
             trainer.fit(module, datamodule=data, ckpt_path=saved)
-        if config.test:
+        if tests:
             if is_first():  # DDP hands its weights to the others
                 load_weights(module, run.best_checkpoint())
             with noticing_loss():
                 test(run, trainer, module, data)
+
+
+def _untestable(module: LightningModule, data: LightningDataModule) -> str | None:
+    """Why the weights cannot be tested, if so."""
+    if not is_overridden("test_step", module):
+        return f"{type(module).__name__} has no test_step"
+    return None if is_overridden("test_dataloader", data) else f"{type(data).__name__} has no test_dataloader"
 
 
 def processes_here(config: schema.Trainer) -> int:
@@ -182,13 +195,21 @@ def set_up(
     metrics = StepMetrics(config.trainer.on_nan == "skip")  # the first, so that the others find what it gathers
     throughput, checkpoints = Throughput(), Checkpoints(run, config, metrics)
     overview = Overview(run)
-    nodes = {f"callbacks.{key}": node for key, node in config.callbacks.items()}
-    nodes |= {f"views.{key}": node for key, node in config.views.items()}
-    chosen = {key: build(node, key=key) for key, node in nodes.items()}
+    chosen = {f"callbacks.{name}": build(node, key=f"callbacks.{name}") for name, node in config.callbacks.items()}
+    views = {f"views.{name}": build(node, key=f"views.{name}") for name, node in config.views.items()}
+    chosen |= {key: guarded(key, view) for key, view in views.items()}
     first = [RecordRun(run, throughput, metrics, chosen), overview, progress()] if is_first() else []
     required = RequiredMetrics.of(config, chosen, objectives)
     fits = FirstBatch(config.data, config.model)
-    own = [fits, throughput, ClassAccuracy(run), SharedMetrics(), required, *first, checkpoints]
+    own = [
+        fits,
+        throughput,
+        guarded("accuracy of each class", ClassAccuracy(run)),
+        SharedMetrics(),
+        required,
+        *first,
+        checkpoints,
+    ]
     if config.trainer.precision == "auto" and run.record.precision is None:
         chosen_here = partial(best_precision, config.trainer.accelerator, module)
         run.record.precision, reason = from_first(chosen_here)

@@ -1,17 +1,17 @@
-"""Base of the views of what a classifier answers."""
+"""Base of the views of what a classifier predicts."""
 
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from torch.utils.tensorboard import SummaryWriter
+from typing_extensions import override
 
-from litlab.callbacks.predictions import Predictions
-from litlab.errors import UserError
+from litlab.callbacks.predictions import PredictionView
 from litlab.views.board import writers
 
 
-class AnswersView(Predictions):
-    """Draws what was answered in the last validation and in the test; at each validation it would take too long.
+class AnswersView(PredictionView):
+    """Draws what was predicted in the last validation and in the test; at each validation it would take too long.
 
     What was seen is part of a checkpoint, as a training may have to go on after its last validation.
 
@@ -20,15 +20,14 @@ class AnswersView(Predictions):
     """
 
     keeps: str
-    _restored = False
 
+    @override
     def state_dict(self) -> dict[str, Any]:
-        """What was seen in the last validation."""
         return {"seen": getattr(self, self.keeps)} if self.seen else {}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The reverse."""
-        self.seen = self._restored = True
+        self.seen = True
         setattr(self, self.keeps, state_dict["seen"])
 
     def gather(self) -> None:
@@ -39,27 +38,16 @@ class AnswersView(Predictions):
         """Draw what was seen."""
         raise NotImplementedError
 
-    def finish(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        """Draw the test."""
-        self._restored = False
+    @override
+    def finish(self, trainer: Trainer, stage: str) -> None:
         self.gather()
         if stage == "test":
             self._draw(trainer, stage)
 
+    @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the last validation.
-
-        Raises:
-            UserError: it came out of a checkpoint, which may be anybody's, and fits nothing.
-        """
-        if not self.seen:
-            return
-        try:
+        if self.seen:
             self._draw(trainer, "val")
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            if not self._restored:
-                raise
-            raise UserError(f"the checkpoint is damaged: it has no fitting {self.keeps} of a validation") from error
 
     def _draw(self, trainer: Trainer, stage: str) -> None:
         for writer in writers(trainer):

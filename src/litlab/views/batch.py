@@ -1,17 +1,23 @@
 """What the network is shown while it learns."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from typing_extensions import override
 
-from litlab.callbacks.predictions import class_names, colours, is_classified
+from litlab.callbacks.guard import undisturbed
+from litlab.callbacks.predictions import CLASS_TYPES, colours
 from litlab.views.board import DrawnOnce, writers
 from litlab.views.figures import tiles
 
 
 class TrainingBatch(DrawnOnce):
-    """Draws the first images of a training batch with their labels, after the module's `augment`, if it has one.
+    """Draws the first images of a training batch, after the module's `augment`, if it has one.
+
+    The images are the batch, or the first tensor (N, channels, height, width) in it. Above them stands what else the
+    batch has one number an image of, such as labels; nothing is drawn of a batch without images.
 
     Args:
         images: how many.
@@ -20,20 +26,36 @@ class TrainingBatch(DrawnOnce):
     def __init__(self, images: int) -> None:
         self.images = images
 
-    @torch.no_grad()
+    @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Draw the first batch that passes here."""
-        if self.drawn or not is_classified(batch):
+        if self.drawn:
             return
-        self.drawn = True
-        images, labels = batch
-        augment = getattr(pl_module, "augment", None)
-        if callable(augment):
-            devices = [images.device] if images.is_cuda else []
-            with torch.random.fork_rng(devices):  # what the training draws stays the same
-                images = augment(images)
-        known = class_names(trainer, int(labels.max()) + 1)
-        captions = [known[label] for label in labels[: self.images].tolist()]
+        self.drawn = True  # or it will be no better the next time
+        tensors = [part for part in _parts(batch) if isinstance(part, Tensor)]
+        images = next((part for part in tensors if part.ndim == 4), None)
+        if images is None or not writers(trainer):
+            return
+        labels = next((part for part in tensors if part.shape == images.shape[:1]), None)
+        with undisturbed(pl_module):
+            augment = getattr(pl_module, "augment", None)
+            shown = colours((augment(images) if callable(augment) else images)[: self.images])
+        captions = [""] * len(shown) if labels is None else _captions(trainer, labels[: self.images])
         for writer in writers(trainer):
-            figure = tiles(colours(images[: self.images]), captions, "training images, augmented")
+            figure = tiles(shown, captions, "training images, augmented")
             writer.add_figure("train/batch", figure, trainer.global_step)
+
+
+def _parts(batch: Any) -> Iterable[Any]:
+    if isinstance(batch, Mapping):
+        return batch.values()
+    return batch if isinstance(batch, tuple | list) else [batch]
+
+
+def _captions(trainer: Trainer, labels: Tensor) -> Sequence[str]:
+    """The classes' names, where the data module names classes and the labels are such; else the numbers."""
+    names: Sequence[str] = getattr(trainer.datamodule, "class_names", None) or ()  # type: ignore[attr-defined]
+    is_class = labels.dtype in CLASS_TYPES and bool(((labels >= 0) & (labels < len(names))).all())
+    return [
+        names[label] if is_class else f"{label:.4g}" if isinstance(label, float) else str(label)
+        for label in labels.tolist()
+    ]

@@ -5,8 +5,9 @@ from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from typing_extensions import override
 
-from litlab.callbacks.predictions import class_names
+from litlab.callbacks.predictions import NO_CLASS, Predicted, class_names
 from litlab.engine.group import from_all
 from litlab.views.answers import AnswersView
 from litlab.views.figures import WIDTH
@@ -15,37 +16,52 @@ MOST_NUMBERED = 20
 """Classes whose counts can still be read."""
 
 
+MOST_CLASSES = 1000
+"""Classes of which a matrix is counted; of more it would need too much memory, and show nothing."""
+
+
 class ConfusionMatrix(AnswersView):
-    """Draws how many images of each class were taken for each, and the share that was right."""
+    """Draws how many examples of each class were taken for each, and the share that was right.
+
+    A last column, if anything is in it, has those whose scores are not numbers.
+    """
 
     keeps = "counts"
 
+    @override
     def start(self) -> None:
-        """Count from nothing."""
         self.counts: Tensor | None = None
 
-    def see(self, images: Tensor, labels: Tensor, scores: Tensor) -> None:
-        """Count this batch."""
-        classes = scores.shape[1]
+    @override
+    def see(self, batch: Predicted) -> None:
+        classes = batch.scores.shape[1]
+        if classes > MOST_CLASSES:
+            raise ValueError(f"{classes} classes are too many to draw, more than {MOST_CLASSES}")
         if self.counts is None:
-            self.counts = torch.zeros(classes * classes, device=scores.device)
-        self.counts.index_add_(0, labels * classes + scores.argmax(1), torch.ones_like(labels, dtype=torch.float32))
+            self.counts = torch.zeros(classes, classes + 1, device=batch.scores.device)
+        places = batch.targets * (classes + 1) + batch.classes.where(batch.classes != NO_CLASS, classes)
+        self.counts.view(-1).index_add_(0, places, torch.ones_like(places, dtype=torch.float32))
 
+    @override
     def gather(self) -> None:
-        """Add up the counts of all processes."""
         if self.counts is not None:
             self.counts = torch.stack(from_all(self.counts)).sum(0)
 
+    @override
     def draw(self, writer: SummaryWriter, trainer: Trainer, stage: str) -> None:
-        """Draw the counts."""
         if self.counts is not None:
-            counts = self.counts.reshape(int(len(self.counts) ** 0.5), -1).cpu()
-            figure = matrix(counts, list(class_names(trainer, len(counts))))
+            figure = matrix(self.counts.cpu(), list(class_names(trainer, len(self.counts))))
             writer.add_figure(f"{stage}/confusion", figure, trainer.global_step)
 
 
 def matrix(counts: Tensor, names: list[str]) -> Figure:
-    """The picture of counts (truth, guess); colours are shares of the truth, where nothing is, nothing is written."""
+    """The picture of counts (truth, guess), whose last guess is none.
+
+    Colours are shares of the truth, where nothing is, nothing is written.
+    """
+    names = [*names, "NaN"]
+    if not counts[:, -1].any():
+        counts, names = counts[:, :-1], names[:-1]
     numbered = len(names) <= MOST_NUMBERED
     room = 0.11 + 0.02 * max(map(len, names)) if numbered else 0.15  # for the names; a layout engine would draw twice
     figure = Figure(figsize=(WIDTH, WIDTH))
@@ -62,7 +78,7 @@ def matrix(counts: Tensor, names: list[str]) -> Figure:
             axes.text(guess, truth, number, ha="center", va="center", fontsize=8, color="white" if dark else "black")
         rotation = 0 if sum(map(len, names)) < 30 else 90
         axes.set_xticks(range(len(names)), names, rotation=rotation)
-        axes.set_yticks(range(len(names)), names)
+        axes.set_yticks(range(len(counts)), names[: len(counts)])
         for truth, share in enumerate(shares.diagonal().tolist()):
             axes.text(len(names) - 0.3, truth, f"{share:.1%}", va="center", fontsize=8)
     axes.set_xlabel("guess")

@@ -3,35 +3,42 @@
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torchvision.utils import make_grid
+from typing_extensions import override
 
+from litlab.callbacks.guard import undisturbed
 from litlab.callbacks.predictions import colours
 from litlab.views.board import writers
 
 MAGNIFIED = 12
 """Pixels in which one weight is shown, across and down."""
 
+MOST_DRAWN = 64
+"""Filters that are drawn; a large network has thousands."""
+
 
 class Filters(Callback):
-    """Draws the filters of the first convolution at the start and after each epoch; grey is zero.
+    """Draws the first filters of the first convolution at the start and after each epoch; grey is zero.
 
     Black and white are as far from it as the filter's largest weight.
     """
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw them as they were made."""
         if trainer.global_step == 0:
             self._draw(trainer, pl_module)
 
+    @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw what they have become."""
         self._draw(trainer, pl_module)
 
     def _draw(self, trainer: Trainer, module: LightningModule) -> None:
         first = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
-        if first is None or not writers(trainer):
+        if first is None or isinstance(first.weight, UninitializedParameter) or not writers(trainer):
             return
-        picture = filters(first.weight.detach().float().cpu())
+        with undisturbed(first):  # a weight may be computed: spectral normalization iterates when it is looked at
+            picture = filters(first.weight[:MOST_DRAWN].detach().float().cpu())
         for writer in writers(trainer):
             writer.add_image("filters", picture, trainer.global_step)
 

@@ -1,6 +1,5 @@
 """How the network is made."""
 
-import logging
 import warnings
 from typing import Any
 
@@ -9,46 +8,53 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.core.module import _jit_is_scripting
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from typing_extensions import override
 
-from litlab.callbacks.predictions import is_classified
-from litlab.errors import UserError
-from litlab.refusals import first_lines
+from litlab.callbacks.guard import undisturbed
+from litlab.callbacks.predictions import inputs_of
 from litlab.views.board import DrawnOnce, writers
-
-log = logging.getLogger(__name__)
 
 
 class Graph(DrawnOnce):
-    """Draws the operations of `forward`, as they are traced with one image of the first validation or test."""
+    """Draws the operations of `forward`, as they are traced with the first of the `inputs` that a step has returned."""
 
-    def on_validation_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    @override
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
-        """Draw it, unless that is done."""
-        self._draw(trainer, pl_module, batch)
+        self._draw(trainer, pl_module, inputs_of(outputs))
 
-    def on_test_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    @override
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
-        """Draw it, unless that is done."""
-        self._draw(trainer, pl_module, batch)
+        self._draw(trainer, pl_module, inputs_of(outputs))
 
-    def _draw(self, trainer: Trainer, module: LightningModule, batch: Any) -> None:
-        if not self.drawn and is_classified(batch):
-            self.drawn = True
-            for writer in writers(trainer):
-                add_graph(writer, module, batch[0][:1])
+    def _draw(self, trainer: Trainer, module: LightningModule, inputs: Tensor | None) -> None:
+        if self.drawn or inputs is None:
+            return
+        self.drawn = True
+        for writer in writers(trainer):
+            with undisturbed(module):
+                add_graph(writer, module, inputs[:1])
 
 
-def add_graph(writer: SummaryWriter, module: LightningModule, image: Tensor) -> None:
-    """Trace what the module does with the image; one that cannot be traced has no graph."""
-    try:
-        # jit's trace is old, but the only one whose parts TensorBoard can name; its own check would trace thrice.
-        with warnings.catch_warnings(), _jit_is_scripting():
-            warnings.simplefilter("ignore")
-            trace: Any = torch.jit.trace  # which has no types
-            writer.add_graph(trace(module, image, check_trace=False))
-    except UserError:  # the user's to put right
-        raise
-    except Exception as error:  # whatever a forward may raise that meets a tracer
-        log.info("there is no graph: %s", first_lines(error))
+def add_graph(writer: SummaryWriter, module: LightningModule, example: Tensor) -> None:
+    """Trace what the module does with the example."""
+    # jit's trace is old, but the only one whose parts TensorBoard can name; its own check would trace thrice.
+    with warnings.catch_warnings(), _jit_is_scripting():
+        warnings.simplefilter("ignore")
+        trace: Any = torch.jit.trace  # which has no types
+        writer.add_graph(trace(module, example, check_trace=False))

@@ -5,8 +5,9 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.tensorboard import SummaryWriter
+from typing_extensions import override
 
-from litlab.callbacks.predictions import class_names, colours
+from litlab.callbacks.predictions import NO_CLASS, Predicted, class_names, colours
 from litlab.engine.group import from_all
 from litlab.views.answers import AnswersView
 from litlab.views.figures import tiles
@@ -24,35 +25,41 @@ class Mistakes(AnswersView):
     def __init__(self, images: int) -> None:
         self.images = images
 
+    @override
     def start(self) -> None:
-        """Forget the last ones."""
         self.worst: list[Tensor] = []
 
-    def see(self, images: Tensor, labels: Tensor, scores: Tensor) -> None:
-        """Keep the worst of this batch and of those before."""
-        losses = functional.cross_entropy(scores, labels, reduction="none")
-        losses = losses.where(scores.argmax(1) != labels, -torch.inf)
-        parts = [losses, images, labels, scores]
+    @override
+    def see(self, batch: Predicted) -> None:
+        if batch.images is None:
+            return
+        losses = functional.cross_entropy(batch.scores, batch.targets, reduction="none").nan_to_num(torch.inf)
+        losses = losses.where(batch.classes != batch.targets, -torch.inf)
+        parts = [losses, batch.images, batch.targets, batch.scores]
         self._keep(*([self.worst, parts] if self.worst else [parts]))
 
+    @override
     def gather(self) -> None:
-        """Keep the worst of all processes."""
-        self._keep(*from_all(self.worst))
+        if found := list(filter(None, from_all(self.worst))):
+            self._keep(*found)
 
     def _keep(self, *found: list[Tensor]) -> None:
         parts = [torch.cat(part) for part in zip(*found, strict=True)]
         chosen = parts[0].topk(min(self.images, len(parts[0]))).indices
         self.worst = [part[chosen] for part in parts]
 
+    @override
     def draw(self, writer: SummaryWriter, trainer: Trainer, stage: str) -> None:
-        """Draw those that are mistakes."""
-        losses, images, labels, scores = self.worst
-        wrong = losses > -torch.inf
+        wrong = self.worst[0] > -torch.inf if self.worst else torch.zeros(0, dtype=torch.bool)
         if not wrong.any():
             return
+        _, images, targets, scores = (part[wrong] for part in self.worst)
+        found = Predicted(scores, targets, images)
         names = class_names(trainer, scores.shape[1])
-        probabilities, guesses = scores[wrong].softmax(1).max(1)
-        told = zip(labels[wrong].tolist(), guesses.tolist(), probabilities.tolist(), strict=True)
-        captions = [f"{names[truth]} → {names[guess]}\n{probability:.0%}" for truth, guess, probability in told]
-        figure = tiles(colours(images[wrong]), captions, "truth → guess, its probability; highest loss first")
+        told = zip(targets.tolist(), found.classes.tolist(), found.probabilities.amax(1).tolist(), strict=True)
+        captions = [
+            f"{names[truth]} → " + ("NaN" if guess == NO_CLASS else f"{names[guess]}\n{probability:.0%}")
+            for truth, guess, probability in told
+        ]
+        figure = tiles(colours(images), captions, "truth → guess, its probability; highest loss first")
         writer.add_figure(f"{stage}/mistakes", figure, trainer.global_step)

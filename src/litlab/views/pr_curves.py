@@ -1,15 +1,17 @@
 """How precision and recall are traded."""
 
-from itertools import chain
-
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+from typing_extensions import override
 
-from litlab.callbacks.predictions import class_names
+from litlab.callbacks.predictions import Predicted, class_names
 from litlab.engine.group import from_all
 from litlab.views.answers import AnswersView
+
+THRESHOLDS = 127
+"""Points of a curve; TensorBoard takes no more."""
 
 
 class PRCurves(AnswersView):
@@ -19,26 +21,37 @@ class PRCurves(AnswersView):
         classes: at most so many, the first ones.
     """
 
-    keeps = "answers"
+    keeps = "counts"
 
     def __init__(self, classes: int) -> None:
         self.classes = classes
 
+    @override
     def start(self) -> None:
-        """Forget the last answers."""
-        self.answers: list[tuple[Tensor, Tensor]] = []
+        self.counts: list[Tensor] = []  # (classes, hits or false alarms, thresholds), and how many classes there are
 
-    def see(self, images: Tensor, labels: Tensor, scores: Tensor) -> None:
-        """Keep the probabilities."""
-        self.answers.append((labels, scores.softmax(1)[:, : self.classes]))
+    @override
+    def see(self, batch: Predicted) -> None:
+        classes, device = batch.scores.shape[1], batch.scores.device
+        shown = min(self.classes, classes)
+        if not self.counts:
+            self.counts = [torch.zeros(shown, 2, THRESHOLDS, device=device), torch.tensor(classes)]
+        each = torch.arange(shown, device=device)
+        bins = (batch.probabilities[:, :shown] * (THRESHOLDS - 1)).long()
+        is_other = (batch.targets[:, None] != each).long()
+        places = ((each * 2 + is_other) * THRESHOLDS + bins).flatten()
+        self.counts[0].view(-1).index_add_(0, places, torch.ones_like(places, dtype=torch.float32))
 
+    @override
     def gather(self) -> None:
-        """Take those of all processes."""
-        self.answers = list(chain.from_iterable(from_all(self.answers)))
+        self.counts[0] = torch.stack([counts for counts, _ in from_all(self.counts)]).sum(0)
 
+    @override
     def draw(self, writer: SummaryWriter, trainer: Trainer, stage: str) -> None:
-        """Draw a curve for each class."""
-        labels, probabilities = (torch.cat(parts).cpu() for parts in zip(*self.answers, strict=True))
-        names = class_names(trainer, probabilities.shape[1])
-        for index, probability in enumerate(probabilities.T):
-            writer.add_pr_curve(f"{stage}_class/{names[index]}", labels == index, probability, trainer.global_step)
+        all_counts, classes = self.counts
+        for name, counts in zip(class_names(trainer, int(classes)), all_counts.cpu(), strict=False):
+            hits, false_alarms = counts.flip(1).cumsum(1).flip(1)  # of all that are at least as probable
+            rejected, missed = false_alarms[0] - false_alarms, hits[0] - hits
+            precision, recall = hits / (hits + false_alarms).clamp(min=1), hits / hits[0].clamp(min=1)
+            curve = (hits, false_alarms, rejected, missed, precision, recall)
+            writer.add_pr_curve_raw(f"{stage}_class/{name}", *curve, trainer.global_step, THRESHOLDS)

@@ -11,9 +11,12 @@ from tensorboard.plugins.projector import ProjectorConfig, visualize_embeddings
 from torch import Tensor
 from torch.nn import functional
 from torchvision.utils import save_image
+from typing_extensions import override
 
-from litlab.callbacks.predictions import class_names, colours, features_of, is_classified
+from litlab.callbacks.guard import undisturbed
+from litlab.callbacks.predictions import class_names, classified, colours, features_of
 from litlab.engine.group import from_all, place
+from litlab.refusals import one_line
 from litlab.runs.files import replacing, write_text
 from litlab.views.board import writers
 
@@ -30,10 +33,11 @@ class Projector(Callback):
     def __init__(self, images: int) -> None:
         self.images = images
 
+    @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin."""
-        self.batches: list[tuple[Tensor, Tensor]] = []
+        self.batches: list[tuple[Tensor, Tensor, int]] = []
 
+    @override
     def on_test_batch_end(
         self,
         trainer: Trainer,
@@ -43,23 +47,27 @@ class Projector(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the first test loader's batch while there are too few."""
-        shown = place().count * sum(len(labels) for _, labels in self.batches)
-        if dataloader_idx == 0 and is_classified(batch) and shown < self.images:
-            self.batches.append((batch[0], batch[1]))
+        shown = place().count * sum(len(targets) for _, targets, _ in self.batches)
+        found = classified(outputs) if dataloader_idx == 0 and shown < self.images else None
+        if found is not None and found.images is not None:
+            self.batches.append((found.images, found.targets, found.scores.shape[1]))
 
+    @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write what the projector reads."""
         features = features_of(pl_module)
-        if features is None or not self.batches:
+        if features is None:
             return
         in_order = chain.from_iterable(zip_longest(*from_all(self.batches)))  # as the processes have shared them out
-        images, labels = (torch.cat(parts)[: self.images] for parts in zip(*filter(None, in_order), strict=True))
-        with torch.no_grad():
+        batches = [batch for batch in in_order if batch]
+        if not batches:
+            return
+        images = torch.cat([batch[0] for batch in batches])[: self.images]
+        targets = torch.cat([batch[1] for batch in batches])[: self.images]
+        with undisturbed(pl_module):
             points = features(images.to(pl_module.device)).flatten(1)
-        names = class_names(trainer, int(labels.max()) + 1)
+        names = class_names(trainer, batches[0][2])
         for writer in writers(trainer):
-            write(Path(writer.log_dir), points, [names[label] for label in labels.tolist()], images)
+            write(Path(writer.log_dir), points, [names[target] for target in targets.tolist()], images)
 
 
 def write(folder: Path, points: Tensor, labels: list[str], images: Tensor) -> None:
@@ -71,7 +79,7 @@ def write(folder: Path, points: Tensor, labels: list[str], images: Tensor) -> No
     parts.mkdir(exist_ok=True)
     with replacing(parts / "features.bytes") as aside:
         aside.write_bytes(points.float().cpu().numpy().tobytes())
-    write_text(parts / "labels.tsv", "".join(f"{label}\n" for label in labels))
+    write_text(parts / "labels.tsv", "".join(f"{one_line(label)}\n" for label in labels))
     side = math.ceil(math.sqrt(len(images)))  # TensorBoard cuts a square of pictures
     missing = side * side - len(images)
     square = functional.pad(colours(images).float().cpu(), (0, 0, 0, 0, 0, 0, 0, missing))

@@ -1,3 +1,4 @@
+import copy
 import io
 from types import SimpleNamespace
 
@@ -14,10 +15,11 @@ from tensorboard.plugins.projector import ProjectorConfig
 from torch.utils.tensorboard import SummaryWriter
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from litlab.callbacks.guard import guarded
+from litlab.callbacks.predictions import Predicted
 from litlab.commands.train import build_module, train
 from litlab.components import build
 from litlab.data.memory import InMemoryLoader
-from litlab.errors import UserError
 from litlab.loggers import TensorBoard
 from litlab.runs.checkpoint import load_weights
 from litlab.views.confusion import MOST_NUMBERED, ConfusionMatrix, matrix
@@ -141,13 +143,21 @@ def test_what_is_no_classifier_has_no_pictures_and_trains(tmp_path):
 
 @pytest.mark.parametrize("view", [Mistakes(images=4), ConfusionMatrix(), PRCurves(classes=4)])
 @pytest.mark.parametrize("seen", ["a word", [torch.zeros(3)], torch.zeros(0), [torch.zeros(2, 2)] * 4])
-def test_answers_of_a_damaged_checkpoint_are_refused(view, seen, tmp_path):
+def test_a_view_with_damaged_answers_is_left_out_with_one_warning(view, seen, tmp_path, caplog):
     trainer = SimpleNamespace(
-        datamodule=None, global_step=7, loggers=[TensorBoard(tmp_path, "", "", default_hp_metric=False)]
+        is_global_zero=True,
+        datamodule=None,
+        global_step=7,
+        loggers=[TensorBoard(tmp_path, "", "", default_hp_metric=False)],
     )
-    view.load_state_dict({"seen": seen})
-    with pytest.raises(UserError, match="the checkpoint is damaged: it has no fitting"):
-        view.on_train_end(trainer, None)
+    watcher = guarded("views.it", copy.deepcopy(view))
+    watcher.load_state_dict({"seen": seen})
+    watcher.on_train_end(trainer, None)
+    watcher.on_train_end(trainer, None)
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == 1
+    assert warned[0].startswith("views.it: ")
+    assert warned[0].endswith("it is left out from here on, the training is not affected")
 
 
 # --- what is in the pictures ------------------------------------------------------------------------------------------
@@ -160,13 +170,17 @@ def made_up(count, classes):
     return torch.rand(count, 1, 8, 8, generator=generator), labels, scores
 
 
+def predicted(images, labels, scores):
+    return Predicted(scores, labels, images)
+
+
 @pytest.mark.parametrize("batch", [7, 100])
 def test_the_mistakes_are_those_with_the_highest_loss(batch):
     images, labels, scores = made_up(100, 5)
     view = Mistakes(images=16)
     view.start()
     for parts in zip(images.split(batch), labels.split(batch), scores.split(batch), strict=True):
-        view.see(*parts)
+        view.see(predicted(*parts))
     losses = -scores.log_softmax(1)[torch.arange(100), labels]
     wrong = [index for index in losses.argsort(descending=True).tolist() if scores[index].argmax() != labels[index]]
     assert len(wrong) > 16
@@ -180,13 +194,13 @@ def test_fewer_mistakes_than_there_is_room_for(tmp_path):
     scores[3] = scores[3].roll(1)
     view = Mistakes(images=16)
     view.start()
-    view.see(images, labels, scores)
+    view.see(predicted(images, labels, scores))
     writer = SummaryWriter(tmp_path)
     view.draw(writer, SimpleNamespace(datamodule=None, global_step=7), "test")
     writer.close()
     assert list(pictures(tmp_path)) == [("test/mistakes", 7)]
     view.start()
-    view.see(images, labels, 9.0 * torch.nn.functional.one_hot(labels, 5))
+    view.see(predicted(images, labels, 9.0 * torch.nn.functional.one_hot(labels, 5)))
     view.draw(None, SimpleNamespace(datamodule=None, global_step=7), "test")  # draws nothing: there is none
 
 
@@ -221,7 +235,7 @@ def test_precision_and_recall_of_each_class(tmp_path):
     view = PRCurves(classes=3)
     view.start()
     for parts in zip(images.split(100), labels.split(100), scores.split(100), strict=True):
-        view.see(*parts)
+        view.see(predicted(*parts))
     writer = SummaryWriter(tmp_path)
     view.draw(writer, SimpleNamespace(datamodule=SimpleNamespace(class_names=list("abcd")), global_step=7), "test")
     writer.close()
