@@ -32,7 +32,6 @@ def train_without_torch(*arguments, **kwargs):
         (["+data.batch_sze=3"], "train: data.batch_sze=3: no such key, did you mean data.batch_size?"),
         (["data.batch_size=-4"], "train: data.batch_size=-4: should be greater than 0"),
         (["optimizer=adm"], "train: optimizer=adm: no such option, did you mean optimizer=adam?"),
-        (["model._target_=os.system"], "train: model._target_=os.system: a config may not build this"),
         (["data.batch_size"], "train: data.batch_size: needs a value, give data.batch_size=…"),
         (["--config-dir=/nowhere"], "train: Additional config directory '/nowhere' not found"),
         (["-m", "seed=1,2", "data.batch_sze=3"], "train: data.batch_sze=3: no such key"),
@@ -80,14 +79,14 @@ def test_completes_by_tab(tmp_path):
         env={"COMP_LINE": line, "COMP_POINT": str(len(line)), "PATH": "/usr/bin:/bin"},
     )
     assert completed.returncode == 0
-    assert set(completed.stdout.split()) == {"optimizer=adam", "optimizer=adamw", "optimizer=sgd"}
+    assert set(completed.stdout.split()) == {"optimizer=adam", "optimizer=adamw", "optimizer=none", "optimizer=sgd"}
 
 
 def test_an_unknown_command_lists_the_commands(command):
     done = command("trian")
     assert done.returncode == 2
     assert (
-        done.stderr == "litlab: usage: python -m litlab train|evaluate|reproduce|compare|predict|export [OVERRIDES]\n"
+        done.stderr == "litlab: usage: python -m litlab train|evaluate|reproduce|compare|predict|export|trust [OVERRIDES]\n"
     )
 
 

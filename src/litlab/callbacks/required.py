@@ -93,7 +93,7 @@ class RequiredMetrics(Callback):
         if name.startswith("test"):
             return "the run ends without a test; add test=true"
         if logged:
-            return f"{'the run' if self._was_validated else 'validation'} logs {', '.join(logged)}"
+            return f"{'the run' if self._was_validated else 'validation'} logs {', '.join(sorted(logged))}"
         return f"there is no validation data{'; set checkpoint.monitor=null' if key == 'checkpoint.monitor' else ''}"
 
 

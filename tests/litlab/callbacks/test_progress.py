@@ -16,7 +16,7 @@ def on_terminal(folder, *arguments):
     process = subprocess.Popen(
         [sys.executable, "-m", "litlab", "train", *arguments],
         stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder,
-        env=os.environ | {"LITLAB_LOGS": str(folder / "logs"), "COLUMNS": "140", "TERM": "xterm"},
+        env=os.environ | {"LITLAB_LOGS": str(folder / "logs"), "COLUMNS": "160", "TERM": "xterm"},
     )  # fmt: skip
     os.close(theirs)
     written = b""

@@ -341,9 +341,9 @@ def test_when_the_data_has_changed(trained, tmp_path, change, line):
     (tmp_path / "evaluation").mkdir()
     if line:
         with pytest.raises(UserError, match=line):
-            evaluate(moved, checkpoint, "cpu", None, tmp_path / "evaluation")
+            evaluate(moved, checkpoint, "cpu", run.record.precision, tmp_path / "evaluation")
     else:
-        evaluated = evaluate(moved, checkpoint, "cpu", None, tmp_path / "evaluation")
+        evaluated = evaluate(moved, checkpoint, "cpu", run.record.precision, tmp_path / "evaluation")
         assert evaluated.record.metrics.test == run.record.metrics.test
         assert evaluated.record.metrics.test_by_class == run.record.metrics.test_by_class
 

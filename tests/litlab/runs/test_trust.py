@@ -193,8 +193,8 @@ def test_a_folder_from_somebody_else_touches_nothing(theirs, tmp_path, attack):
         more = {
             "evaluate": [f"paths.logs={tmp_path}/logs"],
             "reproduce": [f"paths.logs={tmp_path}/logs"],
-            "predict": [f"input={ROOT}/docs/seven.png"],
-            "export": ["format=safetensors"],
+            "predict": [f"input={ROOT}/docs/seven.png", f"hydra.run.dir={tmp_path}/predict"],
+            "export": ["format=safetensors", f"hydra.run.dir={tmp_path}/export"],
         }.get(command, [])
         if command in ("predict", "export") and reason is None:
             continue  # they read the config by the same call as evaluate
@@ -246,7 +246,7 @@ def test_trust_shows_what_would_be_done_and_marks_it(theirs, tmp_path):
 
 def test_ones_own_run_may_build_anything(tmp_path):
     arguments = [*SHORT, "model.channels_last=false", "views=none", "logger=none", f"hydra.run.dir={tmp_path}/run"]
-    arguments += ["+callbacks.summary={_target_: lightning.pytorch.callbacks.model_summary.ModelSummary}"]
+    arguments += ["trainer.precision=32-true", "+callbacks.summary={_target_: lightning.pytorch.callbacks.model_summary.ModelSummary}"]
     done = run(tmp_path, "train", *arguments)
     assert done.code == 0, done.err
     again = run(tmp_path, "reproduce", f"run={tmp_path}/run", f"paths.logs={tmp_path}/logs")

@@ -232,7 +232,7 @@ def test_what_a_validation_does_not_log_cannot_be_gone_by(tmp_path, by):
 def test_a_job_without_its_objective_has_failed(tmp_path):
     ended = run(tmp_path, "train", *sweep_arguments(tmp_path, "seed=1,2", "sweep.objectives={val/foo:max}"))
     assert ended.code == 1
-    assert "job 0: failed: it has no number for val/foo; there is examples_per_second, gradient_norm, " in ended.out
+    assert "job 0: failed: UserError: sweep.objectives=val/foo: no such metric; validation logs val/acc" in ended.out
     assert "2 jobs: 2 failed" in ended.out
 
 
