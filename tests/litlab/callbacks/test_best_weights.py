@@ -83,7 +83,7 @@ MISSING = {
 def test_a_metric_that_is_never_there_is_told_before_the_first_step(tmp_path, key):
     ended = run(tmp_path, "train", *SHORT, "logger=none", f"hydra.run.dir={tmp_path}/run", *MISSING[key])
     assert ended.code == 2
-    assert ended.err == f"train: {key}: no such metric; validation logs val/loss, val/acc\n"
+    assert ended.err == f"train: {key}: no such metric; validation logs val/acc, val/loss\n"
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 

@@ -168,7 +168,7 @@ def test_without_validation_the_last_weights_are_the_result(tmp_path):
     [
         (
             "checkpoint.monitor=val/accc",
-            "checkpoint.monitor=val/accc: no such metric; validation logs val/loss, val/acc",
+            "checkpoint.monitor=val/accc: no such metric; validation logs val/acc, val/loss",
         ),
         ("data.val_size=0", "checkpoint.monitor=val/acc: no such metric; there is no validation data; set"),
         ("trainer.limit_val_batches=0", "checkpoint.monitor=val/acc: no such metric; there is no validation data; set"),
