@@ -1,4 +1,4 @@
-"""Signals that ask a command to stop: Ctrl-C, a scheduler's SIGTERM, and the SIGUSR1 that Slurm sends ahead of it."""
+"""Signals that ask a command to stop: Ctrl-C, a closed terminal, a scheduler's SIGTERM, and Slurm's SIGUSR1 before it."""
 
 import multiprocessing
 import os
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
@@ -20,7 +20,7 @@ class Interrupted(BaseException):
     @property
     def exit_code(self) -> int:
         """What a shell reports of a process that this signal has ended; 143 where a scheduler asked."""
-        return 130 if str(self) == "SIGINT" else 143
+        return {"SIGINT": 130, "SIGHUP": 129}.get(str(self), 143)
 
 
 class StopRequest:
@@ -43,7 +43,9 @@ class StopRequest:
         """Take the signals that come while this lasts; of use in the main thread only."""
         self.noted = self.received = None
         self.deferred = self.shared = False
-        before: dict[signal.Signals, Any] = {number: signal.signal(number, self._take) for number in SIGNALS}
+        hung_up = signal.getsignal(signal.SIGHUP) != signal.SIG_IGN  # nohup lets a command outlive its terminal
+        numbers = [number for number in SIGNALS if number != signal.SIGHUP or hung_up]
+        before: dict[signal.Signals, Any] = {number: signal.signal(number, self._take) for number in numbers}
         try:
             yield
         finally:

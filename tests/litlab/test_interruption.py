@@ -3,6 +3,7 @@ import multiprocessing.context
 import os
 import signal
 import time
+from functools import partial
 
 import pytest
 from conftest import SHORT
@@ -46,10 +47,14 @@ def undisturbed(tmp_path_factory):
     return folder / "run"
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 143), (signal.SIGHUP, 129)],
+)
 def test_a_signal_stops_after_the_step_and_the_run_goes_on_exactly(undisturbed, tmp_path, number, code):
     folder = tmp_path / "run"
-    process = Process(tmp_path, "train", *LONG, f"hydra.run.dir={folder}")
+    default = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+    process = Process(tmp_path, "train", *LONG, f"hydra.run.dir={folder}", prepare=default)
     process.wait_for((folder / "checkpoints" / "best.ckpt").exists)
     time.sleep(0.05)
     process.send(number)
@@ -64,6 +69,17 @@ def test_a_signal_stops_after_the_step_and_the_run_goes_on_exactly(undisturbed, 
     torture = script("torture")
     assert torture.compare_weights(undisturbed, folder) == []
     assert torture.events(undisturbed) == torture.events(folder)
+
+
+def test_a_training_outlives_its_terminal_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with litlab.interruption.StopRequest().listening():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_it_takes_no_more_than_a_step(tmp_path):

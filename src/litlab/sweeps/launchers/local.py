@@ -89,7 +89,7 @@ def _work(job: Job, slot: Slot, answering: "Connection[Ended, Ended]") -> None:
     with stop.listening():
         try:
             # A signal to all processes, such as Ctrl-C, is for the sweep alone to hear, which passes it on by SIGUSR1.
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
             threading.Thread(target=_stop_with_the_sweep, daemon=True).start()
             _keep_to(slot)
