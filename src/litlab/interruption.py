@@ -1,4 +1,4 @@
-"""Signals that ask a command to stop: Ctrl-C, a closed terminal, a scheduler's SIGTERM, and Slurm's SIGUSR1 before it."""
+"""Signals that ask a command to stop: Ctrl-C, a closed terminal, a scheduler's SIGTERM, Slurm's SIGUSR1 before it."""
 
 import multiprocessing
 import os
