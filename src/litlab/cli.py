@@ -25,8 +25,11 @@ from litlab.config import check, config_text, explain, load, load_trained, run_c
 from litlab.errors import ProcessLost, TrainingError, UserError, VerificationError
 from litlab.interruption import Interrupted, stop
 from litlab.project import CONFIGS
-from litlab.resume import refuse_traps, resumed_config, run_to_resume
-from litlab.runs.run import Run, newest_run, refuse_taken
+from litlab.resume import resumed_config, run_to_resume
+from litlab.runs.last import newest_run, remember
+from litlab.runs.links import break_links, refuse_traps
+from litlab.runs.run import Run, refuse_taken
+from litlab.runs.storage_faults import storage_may_fail
 from litlab.runs.trust import require_mine
 from litlab.sweeps.job import Job
 from litlab.sweeps.launchers.basic import Basic
@@ -125,8 +128,11 @@ def _train(composed: DictConfig) -> None:
     if command.resume.run is None:
         own, changed = run_config(composed), None
         folder = _job_folder(own)
+        remember(folder, Path(own.paths.logs))
     else:
         run, own = _resumed(composed, typed)
+        if command.resume.run == "last":
+            print(f"resume=last: {run.folder}", file=sys.stderr)
         folder, changed = run.folder, config_text(own)
     own_keys = [key for key in typed if key.partition(".")[0] not in ("resume", "launcher")]
     overrides = {key: typed[key].partition("=")[2] for key in own_keys}
@@ -239,7 +245,11 @@ def _with_data_in(trained: schema.Train, folder: str) -> schema.Train:
 
 def _path(run: str | int, paths: schema.Paths) -> Path:
     """Where the run is that was asked for."""
-    return newest_run(Path(paths.logs)) if run == "last" else Path(str(run)).expanduser()
+    if run != "last":
+        return Path(str(run)).expanduser()
+    folder = newest_run(Path(paths.logs)).folder
+    print(f"run=last: {folder}", file=sys.stderr)
+    return folder
 
 
 def _job_folder(composed: DictConfig) -> Path:
@@ -268,7 +278,10 @@ class CheckFirst(Callback):
             if command == "train":
                 build(check(own, schema.TrainCommand).launcher)  # which may refuse
             if OmegaConf.select(own, "resume.run") is not None:
-                check(_resumed(own, given(typed))[1], schema.Train)
+                run, resumed = _resumed(own, given(typed))
+                check(resumed, schema.Train)
+                with storage_may_fail(run.folder):
+                    break_links(run.folder)  # before Hydra opens train.log
             elif command not in LEAVE_NOTHING:
                 config_text(run_config(config))
                 refuse_taken(Path(config.hydra.run.dir))

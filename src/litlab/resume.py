@@ -1,7 +1,6 @@
 """Which run goes on, and with which settings; needs neither torch nor lightning."""
 
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,9 @@ from litlab.config import check, read
 from litlab.errors import UserError
 from litlab.refusals import as_override
 from litlab.runs.files import new_folder
-from litlab.runs.run import Run, newest_run
+from litlab.runs.last import last_run, require_newest
+from litlab.runs.links import refuse_traps
+from litlab.runs.run import Run
 from litlab.runs.trust import require_mine
 
 SCHEDULED = ("trainer.max_epochs", "trainer.max_steps")
@@ -21,9 +22,6 @@ SCHEDULED = ("trainer.max_epochs", "trainer.max_steps")
 
 LENGTHS = (*SCHEDULED, "trainer.max_time")
 """Limits of a training's length; it ends by the one that is reached first."""
-
-LARGEST_HOLE = 2**26
-"""Bytes; more would not be read into memory without being noticed."""
 
 
 def run_folder(asked: str | int | None, logs: str, command: str) -> str:
@@ -41,7 +39,7 @@ def run_to_resume(asked: str | int, logs: Path) -> Run:
     Raises:
         UserError: there is none.
     """
-    folder = newest_run(logs, unfinished=True) if asked == "last" else Path(str(asked)).expanduser()
+    folder = last_run(logs, unfinished=True).folder if asked == "last" else Path(str(asked)).expanduser()
     if (folder / "plan.json").exists():
         raise UserError(f"resume={asked}: is a sweep's folder; add -m")
     run = Run.open(folder, "resume")
@@ -51,22 +49,6 @@ def run_to_resume(asked: str | int, logs: Path) -> Run:
         raise UserError(f"resume={asked}: another process is at work on this run")
     refuse_traps(run.folder, f"resume={asked}")
     return run
-
-
-def refuse_traps(folder: Path, asked: str) -> None:
-    """Make sure that whoever goes on in a folder that may be anybody's writes nothing elsewhere, and can read it.
-
-    Raises:
-        UserError: a link in it leads out of it, or something is no file, or a huge one of which nothing is on the disk.
-    """
-    for path in folder.rglob("*"):
-        if path.is_symlink() and not os.path.realpath(path).startswith(f"{folder.resolve()}{os.sep}"):
-            raise UserError(f"{asked}: {path} leads out of the folder, where nothing may be written")
-        if not (path.is_file() or path.is_dir()):
-            raise UserError(f"{asked}: {path} is neither a file nor a folder")
-        status = path.stat()
-        if path.is_file() and status.st_size > LARGEST_HOLE and status.st_blocks * 512 < status.st_size // 1000:
-            raise UserError(f"{asked}: {path} is mostly a hole")  # no file system packs so well what we write
 
 
 def resumed_config(run: Run, composed: DictConfig, overrides: Mapping[str, str]) -> DictConfig:
@@ -81,7 +63,7 @@ def resumed_config(run: Run, composed: DictConfig, overrides: Mapping[str, str])
         overrides: what the command line sets: the text, by the key or group.
 
     Raises:
-        UserError: a setting may not change, or there is nothing left to do.
+        UserError: a setting may not change, the run is not the newest that was meant, or there is nothing left to do.
     """
     file = run.folder / "config.yaml"
     require_mine(file, f"resume={run.folder}")
@@ -89,6 +71,8 @@ def resumed_config(run: Run, composed: DictConfig, overrides: Mapping[str, str])
     own = check(config, schema.Train)
     force = bool(OmegaConf.select(composed, "resume.force"))
     changes = _changes(config, composed, overrides)
+    if changes and composed.resume.run == "last":
+        require_newest(last_run(Path(composed.paths.logs), unfinished=True))
     raised = {key for key in changes.keys() & set(LENGTHS) if _length(changes[key]) > _length(_value(config, key))}
     allowed = raised.difference(SCHEDULED) if own.scheduler else raised
     refused = [key for key in changes if key not in {*allowed, "trainer.devices"}]

@@ -4,7 +4,7 @@ import difflib
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from litlab.conditions import Condition, parse
 from litlab.console import print_document
@@ -63,11 +63,10 @@ def _require_measured(metric: str, runs: Iterable[Run]) -> None:
 
 def _mode(metric: str, runs: Iterable[Run]) -> Mode:
     """The direction that was monitored."""
-    modes = {flat(run.record.settings).get("checkpoint.mode") for run in runs if run.record.metrics.monitor == metric}
-    if modes == {"min"}:
-        return "min"
-    if modes == {"max"}:
-        return "max"
+    said = [flat(run.record.settings).get("checkpoint.mode") for run in runs if run.record.metrics.monitor == metric]
+    modes: list[Mode] = [mode for mode in get_args(Mode) if mode in said]
+    if len(modes) == 1:
+        return modes[0]
     raise UserError(f"metric={metric}: the runs do not say whether less or more is better; give mode=min or mode=max")
 
 

@@ -1,11 +1,11 @@
 """Files that are whole at every moment, and folders that nobody shares."""
 
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from stat import S_ISREG
 
 
 @contextmanager
@@ -40,11 +40,12 @@ def read_text(file: Path, most: int = LARGEST_TEXT) -> str:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is too large for what it should be, or no text.
+        ValueError: it is no file, too large for what it should be, or no text.
     """
-    if not file.is_file():  # a pipe, say, from which one would read for ever
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
-    if file.stat().st_size > most:
+    status = file.stat()
+    if not S_ISREG(status.st_mode):  # a pipe, say, from which one would read for ever
+        raise ValueError("it is not a file")
+    if status.st_size > most:
         raise ValueError(f"it is larger than {most} bytes")
     try:
         return file.read_text(encoding="utf-8")

@@ -29,7 +29,9 @@ class FolderLock:
         """
         if self._descriptor is not None:
             return True
-        # The file is never written, so that a link in its place does no harm.
+        if self._file.is_symlink():  # which nobody can have locked
+            self._file.unlink(missing_ok=True)
+        # The file is never written, so that a hard link in its place does no harm.
         descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         try:
             while not _flock(descriptor, fcntl.LOCK_EX):

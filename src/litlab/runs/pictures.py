@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from litlab.errors import UserError
-from litlab.refusals import as_override
+from litlab.refusals import as_override, one_line
 from litlab.runs.files import replacing
-from litlab.runs.run import Run
+from litlab.runs.run import LARGEST, Run
 from litlab.runs.tables import Comparison, Entry
 
 MOST_CURVES = 10
@@ -82,7 +82,7 @@ class Scale:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def _natural(text: str) -> list[str | int]:
@@ -92,7 +92,7 @@ def _natural(text: str) -> list[str | int]:
 
 def _text(value: Any) -> str:
     """A setting; a dash for null, or where the class that was chosen has no such setting."""
-    return "—" if value is None else as_override(value)
+    return "—" if value is None else one_line(as_override(value))
 
 
 def label(value: Any) -> str:
@@ -151,7 +151,7 @@ def _parallel(comparison: Comparison) -> Figure | None:
     colours = ScalarMappable(Normalize(values.min(), values.max()), matplotlib.colormaps["viridis"])
     for line, colour in zip(heights.T, colours.to_rgba(values), strict=True):
         axes.plot(range(len(columns)), line, color=colour, alpha=0.7)
-    figure.colorbar(colours, ax=axes, label=comparison.metric, format="%.4g")
+    figure.colorbar(colours, ax=axes, label=one_line(comparison.metric), format="%.4g")
     # A long key is broken after its dots.
     axes.set_xticks(range(len(columns)), [key.replace(".", ".\n") for key in columns])
     axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
@@ -208,7 +208,7 @@ def _curves(comparison: Comparison) -> Figure | None:
         lowest, highest = [[edge(values) for values in curve.values()] for edge in (min, max)]
         axes.fill_between(list(curve), lowest, highest, color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set_xlabel("epoch")
-    axes.set_ylabel(comparison.metric)
+    axes.set_ylabel(one_line(comparison.metric))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.grid(alpha=0.3)
@@ -219,7 +219,7 @@ def _curves(comparison: Comparison) -> Figure | None:
 def _by_epoch(run: Run, metric: str) -> dict[int, float]:
     """What the last validation of each epoch measured."""
     measured = ((one.epoch, one.metrics.get(metric)) for one in run.record.metrics.validations)
-    return {epoch: value for epoch, value in measured if value is not None and math.isfinite(value)}
+    return {epoch: value for epoch, value in measured if value is not None and abs(value) <= LARGEST}
 
 
 def _importance(comparison: Comparison) -> Figure | None:
@@ -240,7 +240,7 @@ def _importance(comparison: Comparison) -> Figure | None:
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.invert_yaxis()
     axes.margins(x=0.12)
-    axes.set_xlabel(f"importance for {comparison.metric} (PED-ANOVA)")
+    axes.set_xlabel(f"importance for {one_line(comparison.metric)} (PED-ANOVA)")
     return figure
 
 

@@ -1,6 +1,5 @@
 """A run is its folder: `config.yaml`, `run.json`, the checkpoints, the curves and the log."""
 
-import math
 import os
 import re
 import shlex
@@ -54,6 +53,19 @@ RENAMED = {"images_per_second": "examples_per_second"}
 def current_name(name: str) -> str:
     """What a result is called now that may have had another name."""
     return RENAMED.get(name, name)
+
+
+LARGEST = 1e150
+"""Numbers beyond cannot be compared: their squares are no numbers any more."""
+
+
+def _require_ordinary(values: Any) -> Any:
+    """Refuse integers with which one cannot compute, wherever they are."""
+    if isinstance(values, int) and abs(values) > LARGEST:
+        raise ValueError("a number is too large")
+    for inner in values.values() if isinstance(values, dict) else values if isinstance(values, list) else ():
+        _require_ordinary(inner)
+    return values
 
 
 def _by_current_names(values: Any) -> Any:
@@ -146,6 +158,7 @@ class Record(Part):
     versions: dict[str, str]
 
     _renames = model_validator(mode="before")(_by_current_names)
+    _ordinary = model_validator(mode="before")(_require_ordinary)
 
     def results(self) -> dict[str, float]:
         """Everything measured: when the monitored metric was best, else on the test set, else at the end; the speed."""
@@ -154,9 +167,9 @@ class Record(Part):
         return known | self.metrics.last | self.metrics.test | self.metrics.best
 
     def measured(self, name: str) -> float | None:
-        """What was measured by that name; None if it is not there, or not finite."""
+        """What was measured by that name; None if it is not there, or neither finite nor comparable."""
         value = self.results().get(current_name(name))
-        return value if value is not None and math.isfinite(value) else None
+        return value if value is not None and abs(value) <= LARGEST else None
 
 
 class Run:
@@ -228,7 +241,7 @@ class Run:
         try:
             if not place.exists():
                 raise UserError(f"{name}={path}: there is no such file or folder")
-            folder = next((folder for folder in (place, *place.parents[:2]) if (folder / "run.json").is_file()), None)
+            folder = next((one for one in (place, *place.parents[:2]) if os.path.lexists(one / "run.json")), None)
             if folder is None:
                 raise UserError(f"{name}={path}: no run's folder, it holds no run.json")
             return cls(folder, Record.model_validate_json(read_text(folder / "run.json")))
@@ -355,25 +368,6 @@ def refuse_taken(folder: Path) -> None:
     """
     if (folder / "run.json").exists():
         raise UserError(f"{folder} holds a run already: choose another folder")
-
-
-def newest_run(logs: Path, unfinished: bool = False) -> Path:
-    """The folder of the training that was started last, alone or in a multirun.
-
-    Args:
-        logs: where the runs are.
-        unfinished: whether to look only at those that were stopped before their end.
-
-    Raises:
-        UserError: there is none.
-    """
-    files = (*logs.glob("train/runs/*/run.json"), *logs.glob("train/multiruns/*/*/run.json"))
-    runs = sorted(map(Run.open, files), key=lambda run: run.record.started, reverse=True)
-    if unfinished:
-        runs = [run for run in runs if run.record.status not in ("done", "pruned") and not run.is_alive()]
-    if not runs:
-        raise UserError(f"there is no {'unfinished ' if unfinished else ''}run in {logs / 'train'}")
-    return runs[0].folder
 
 
 def _git() -> Git | None:

@@ -85,7 +85,7 @@ def _scan(folder: Path) -> tuple[list[Path], dict[Path, int]]:
     """The runs' folders in a folder, and the sweeps' with the number of their jobs."""
     runs, sweeps = [], {}
     for place, inner, files in os.walk(folder):
-        if "run.json" in files:
+        if "run.json" in (*files, *inner):
             runs.append(Path(place))
             inner.clear()  # what is in there belongs to the run
         elif "plan.json" in files:
@@ -147,7 +147,7 @@ def _relevant(settings: Mapping[str, Any]) -> dict[str, Any]:
         return value
 
     return {
-        key: relative(value)
+        one_line(key): relative(value)
         for key, value in settings.items()
         if not WITHOUT_EFFECT.match(key) and not (key.rpartition(".")[2] == "seed" and value == seed)
     }

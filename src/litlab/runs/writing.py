@@ -21,7 +21,7 @@ class WholeFiles(CheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint in the place of the one that `path` may hold."""
         file = Path(path)
-        if not file.resolve().is_relative_to(self.folder.resolve()):
+        if not self._is_inside(file):
             raise UserError(f"{file} is outside the run's folder: a callback may keep checkpoints only inside")
         if self.folder.exists():  # if it has vanished, it was not by mistake
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -50,5 +50,9 @@ class WholeFiles(CheckpointIO):
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a checkpoint of this run; a path that came out of another one may name any file."""
-        if Path(path).resolve().is_relative_to(self.folder.resolve()):
+        if self._is_inside(Path(path)):
             Path(path).unlink(missing_ok=True)
+
+    def _is_inside(self, file: Path) -> bool:
+        """Whether a file is in the run's folder; a link there is replaced or removed itself, wherever it leads."""
+        return file.parent.resolve().is_relative_to(self.folder.resolve())

@@ -1,6 +1,6 @@
 """What has become of a job."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ from litlab.sweeps.job import Ended
 class Outcome:
     """How a job has ended, or how far it has come."""
 
-    status: Status | Literal["missing"]
+    status: Status | Literal["missing", "damaged"]
     reason: str = ""
     values: dict[str, float] = field(default_factory=dict)
     """Of those objectives that were measured."""
@@ -25,14 +25,13 @@ class Outcome:
 
 
 def outcome(folder: Path, objectives: Collection[str]) -> Outcome:
-    """What the record in a job's folder says; it is also a failure to be done without having measured an objective.
-
-    Raises:
-        UserError: the record is damaged.
-    """
-    record = record_of(folder)
-    if record is None:
+    """What the record in a job's folder says; it is also a failure to be done without having measured an objective."""
+    if not (folder / "run.json").exists():
         return Outcome("missing")
+    try:
+        record = Run.open(folder).record
+    except UserError as error:
+        return Outcome("damaged", f"{error}; remove {folder}, and the job is done again")
     measured = {name: record.measured(name) for name in objectives}
     values = {name: value for name, value in measured.items() if value is not None}
     if record.status == "done" and len(values) < len(measured):
@@ -58,14 +57,26 @@ def settle(ended: Ended, objectives: Collection[str]) -> Outcome:
 
 
 def record_of(folder: Path) -> Record | None:
-    """What a job's run.json says; None where it has not come so far.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    if not (folder / "run.json").exists():
-        return None
+    """What a job's run.json says; None where there is none that can be read."""
     try:
-        return Run.open(folder).record
-    except UserError as error:
-        raise UserError(f"{error}; remove {folder}, and the job is done again") from error
+        return Run.open(folder).record if (folder / "run.json").exists() else None
+    except UserError:
+        return None
+
+
+def best_jobs(jobs: Sequence[Outcome], objectives: Mapping[str, Literal["min", "max"]]) -> list[int]:
+    """The number of the job with the best value; of several objectives, those than which no other is better in all."""
+    done = {
+        number: [job.values[name] * (1 if mode == "min" else -1) for name, mode in objectives.items()]
+        for number, job in enumerate(jobs)
+        if job.status == "done"
+    }
+
+    def is_beaten(values: list[float]) -> bool:
+        return any(
+            others != values and all(other <= own for other, own in zip(others, values, strict=True))
+            for others in done.values()
+        )
+
+    best = [number for number, values in done.items() if not is_beaten(values)]
+    return best if len(objectives) > 1 else best[:1]

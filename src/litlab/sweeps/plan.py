@@ -161,12 +161,12 @@ class Plan(schema.Settings):
             raise UserError(f"{FILE} is damaged: it has no base for {' '.join(texts(job))}")
         return found
 
-    def experiment(self, job: Params, title: str) -> str:
-        """The config of a job as a file of configs/experiment."""
+    def experiment(self, job: Params, config: DictConfig, title: str) -> str:
+        """The config that a job has by now, as a file of configs/experiment."""
         # Nothing is taken from the groups' files, with which what this config has deleted would come back.
         kept = ("experiment", "debug", "paths", "sweep", "launcher", "views", "hydra")
         defaults = [{f"override /{group}": None} for group in self.base(job).groups if group not in kept]
-        settings = OmegaConf.to_yaml(without(self.config(job), {"paths", "test", "views"}))
+        settings = OmegaConf.to_yaml(without(config, {"paths", "test", "views"}))
         return f"# @package _global_\n# {title}\n{yaml.safe_dump({'defaults': defaults}, sort_keys=False)}\n{settings}"
 
     def listing(self) -> str:

@@ -14,7 +14,7 @@ from litlab.errors import UserError
 from litlab.refusals import first_lines
 from litlab.runs.run import Record
 from litlab.sweeps.ledger import NAME, Ledger, answering, trial_of
-from litlab.sweeps.outcome import Outcome, record_of
+from litlab.sweeps.outcome import Outcome, outcome, record_of
 from litlab.sweeps.plan import Plan
 from litlab.sweeps.space import Params, value_of
 
@@ -44,20 +44,20 @@ class Study:
         self._distributions = {one.key: one.scale() if in_grid else one.distribution() for one in plan.dimensions}
 
     def _is_unfinished(self, trial: FrozenTrial) -> bool:
-        """Whether the job was begun, and its folder does not hold what it was to leave there."""
-        is_gone = trial.state.is_finished() and not (self.folder / str(trial.number) / "run.json").exists()
-        return trial.state == TrialState.RUNNING or is_gone
+        """Whether the job was begun, and its folder does not hold what it was to leave there, or no longer."""
+        found = outcome(self.folder / str(trial.number), ())
+        return trial.state == TrialState.RUNNING or found.status in ("missing", "running", "interrupted")
 
     def trials(self) -> list[FrozenTrial]:
         """All trials, in order of their numbers."""
         return self.study.get_trials(deepcopy=False)
 
-    def best(self) -> list[FrozenTrial]:
-        """The trial with the best value; of several objectives, those than which no other is better in all."""
-        done = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        if not done or len(self.plan.objectives) > 1:
-            return self.study.best_trials
-        return [self.study.best_trial]
+    def params(self, number: int) -> Params:
+        """What the job of a trial was given."""
+        if isinstance(self.plan.sampling, schema.Grid):
+            return self.plan.jobs[number]
+        drawn = self.trials()[number].params
+        return {key: value if isinstance(value, str) else repr(value) for key, value in drawn.items()}
 
     def next(self) -> tuple[int, Params] | None:
         """The job to start now; None when all were started.
@@ -122,7 +122,7 @@ class Study:
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """Enter how a job has ended, unless it is to go on later."""
-        if outcome.status in ("running", "interrupted", "missing") or number in self.ended:
+        if outcome.status in ("running", "interrupted", "missing", "damaged") or number in self.ended:
             return
         if outcome.status == "done":
             self.study.tell(number, [outcome.values[name] for name in self.plan.objectives])

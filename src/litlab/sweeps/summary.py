@@ -5,17 +5,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from optuna.trial import FrozenTrial
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from litlab.commands.compare import compare, report
+from litlab.config import read
 from litlab.errors import TrainingError
+from litlab.refusals import one_line
 from litlab.runs.files import write_text
 from litlab.runs.run import resume_command, train_command
-from litlab.runs.trust import marked
-from litlab.sweeps.outcome import Outcome, outcome
+from litlab.runs.trust import is_marked, marked
+from litlab.sweeps.outcome import Outcome, best_jobs, outcome, record_of
 from litlab.sweeps.plan import Plan
 from litlab.sweeps.space import texts
 from litlab.sweeps.study import Study
@@ -29,11 +30,11 @@ def conclude(folder: Path, plan: Plan, study: Study, ended: Mapping[int, Outcome
     """
     jobs = [ended.get(number) or outcome(folder / str(number), plan.objectives) for number in range(plan.planned)]
     _tell_of_others(jobs)
-    best = [trial for trial in study.best() if jobs[trial.number].status == "done"]
+    best = best_jobs(jobs, plan.objectives)
     if best:
         metric, mode = next(iter(plan.objectives.items()))
         report(compare([folder], metric=metric, mode=mode), "table", folder / "pictures")
-        _tell_of_best(folder, plan, best)
+        _tell_of_best(folder, plan, study, jobs, best)
     statuses = Counter(job.status for job in jobs)
     print(f"{_counted(plan.planned)}: {', '.join(f'{count} {status}' for status, count in statuses.items())}")
     print(f"results: {folder}")
@@ -56,14 +57,21 @@ def _tell_of_others(jobs: Sequence[Outcome]) -> None:
         Console().print(table)
 
 
-def _tell_of_best(folder: Path, plan: Plan, best: Sequence[FrozenTrial]) -> None:
+def _tell_of_best(folder: Path, plan: Plan, study: Study, jobs: Sequence[Outcome], best: Sequence[int]) -> None:
     """Print it, and write its config where `experiment=` takes it from; of several objectives there may be several."""
-    for trial in best:
-        drawn = {key: value if isinstance(value, str) else repr(value) for key, value in trial.params.items()}
-        job = plan.jobs[trial.number] if plan.jobs else drawn
-        values = [f"{name} {value:.4g}" for name, value in zip(plan.objectives, trial.values, strict=True)]
-        title = f"job {trial.number}: {', '.join([*values, ' '.join(texts(job))])}".removesuffix(", ")
-        file = folder / "experiment" / f"job_{trial.number}.yaml"
-        file.parent.mkdir(exist_ok=True)
-        write_text(file, marked(plan.experiment(job, title)))
+    experiments = folder / "experiment"
+    experiments.mkdir(exist_ok=True)
+    files = {number: experiments / f"job_{number}.yaml" for number in best}
+    for number in best:
+        params, told = study.params(number), record_of(folder / str(number))
+        values = [f"{name} {value:.4g}" for name, value in jobs[number].values.items()]
+        set_now = texts(params | (told.overrides if told else {}))
+        title = one_line(f"job {number}: {', '.join([*values, ' '.join(set_now)])}".removesuffix(", "))
+        own = folder / str(number) / "config.yaml"  # a job that was resumed alone may have other settings by now
+        config = read(own) if is_marked(own) else plan.config(params)
+        file = files[number]
+        write_text(file, marked(plan.experiment(params, config, title)))
         print(f"best {title}\n  the same again: {train_command()} {shlex.quote(f'experiment={file}')}")
+    for file in set(experiments.glob("job_*.yaml")) - set(files.values()):
+        if is_marked(file):  # of a job that was the best before
+            file.unlink()

@@ -1,5 +1,6 @@
 """A multirun from its command line to its table: plan, run what is missing, compare."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,8 +13,9 @@ from litlab.components import build
 from litlab.config import check, config_text
 from litlab.errors import ProcessLost, StorageError, UserError
 from litlab.interruption import Interrupted, stop
-from litlab.resume import refuse_traps
 from litlab.runs.files import write_text
+from litlab.runs.last import ELSEWHERE, Last, folders_with, newest, remember, require_newest
+from litlab.runs.links import break_links, refuse_traps
 from litlab.runs.lock import FolderLock
 from litlab.runs.run import resume_command
 from litlab.runs.storage_faults import storage_fault, storage_problem
@@ -21,7 +23,7 @@ from litlab.runs.trust import require_mine
 from litlab.sweeps.job import Job, Pruning
 from litlab.sweeps.launchers.base import Launcher
 from litlab.sweeps.ledger import Ledger, answering, probe
-from litlab.sweeps.outcome import Outcome, outcome, settle
+from litlab.sweeps.outcome import Outcome, outcome, record_of, settle
 from litlab.sweeps.plan import CHANGEABLE, FILE, Plan
 from litlab.sweeps.space import Params, texts
 from litlab.sweeps.study import Study
@@ -43,8 +45,10 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
     """
     settings = check(OmegaConf.masked_copy(config, list(schema.SweepCommand.model_fields)), schema.SweepCommand)
     if settings.resume.run is not None:
-        folder = _folder_to_resume(settings)
-        plan = _plan_to_resume(folder, settings, loader, arguments)
+        last = _to_resume(settings)
+        folder, plan = last.folder, _plan_to_resume(last, settings, loader, arguments)
+        if settings.resume.run == "last":
+            print(f"resume=last: {folder}", file=sys.stderr)
     else:
         folder, plan = None, Plan.make(settings, loader, arguments)
     if plan.sampling.dry_run:
@@ -53,14 +57,15 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
     launcher: Launcher = build(settings.launcher)
     if plan.sampling.storage is not None:
         probe(plan.sampling.storage)  # what cannot be had is refused before there is a folder
-    folder = folder or _new_folder(config)
+    folder = folder or _new_folder(config, Path(settings.paths.logs))
     with _stopping_with_a_hint(folder), _claimed(folder):
+        break_links(folder)
         plan.save(folder)
         study = Study(folder, plan)
         conclude(folder, plan, study, _run(folder, plan, study, launcher))
 
 
-def _new_folder(config: DictConfig) -> Path:
+def _new_folder(config: DictConfig, logs: Path) -> Path:
     try:
         folder = Path(config.hydra.sweep.dir).absolute()
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,25 +76,58 @@ def _new_folder(config: DictConfig) -> Path:
         raise UserError(f"{folder} holds a sweep already: choose another folder, or go on with it: {command}")
     if any(folder.iterdir()):
         raise UserError(f"{folder} is not empty: choose another folder")
+    remember(folder, logs)
     return folder
 
 
-def _folder_to_resume(settings: schema.SweepCommand) -> Path:
+def _to_resume(settings: schema.SweepCommand) -> Last:
     asked = settings.resume.run
-    sweeps = sorted(Path(settings.paths.logs).glob(f"train/multiruns/*/{FILE}"))
-    if asked == "last" and not sweeps:
-        raise UserError(f"resume=last: there is no sweep in {settings.paths.logs}/train/multiruns")
-    folder = sweeps[-1].parent if asked == "last" else Path(str(asked)).expanduser().absolute()
-    if not (folder / FILE).is_file():
+    is_last = asked == "last"
+    last = newest_sweep(Path(settings.paths.logs)) if is_last else Last(Path(str(asked)).expanduser().absolute())
+    if not (last.folder / FILE).is_file():
         raise UserError(f"resume={asked}: no sweep's folder, it holds no {FILE}")
-    refuse_traps(folder, f"resume={asked}")
-    return folder
+    refuse_traps(last.folder, f"resume={asked}")
+    return last
 
 
-def _plan_to_resume(
-    folder: Path, settings: schema.SweepCommand, loader: ConfigLoader, arguments: Sequence[str]
-) -> Plan:
+def newest_sweep(logs: Path) -> Last:
+    """The sweep that was started last, of those that have jobs left to do and are not at work.
+
+    Raises:
+        UserError: there is none.
+    """
+    folders = folders_with(FILE, logs, ("multiruns/*", f"{ELSEWHERE}/*"))
+    in_order = sorted(folders, key=_started, reverse=True)
+    return newest(((folder, _state(folder)) for folder in in_order), "unfinished sweep", logs)
+
+
+def _started(folder: Path) -> float:
+    """When the sweep's first job was started, in seconds; before there is one, when the sweep was planned."""
+    records = filter(None, map(record_of, _begun(folder)))
+    return next((record.started.timestamp() for record in records), (folder / FILE).stat().st_mtime)
+
+
+def _state(folder: Path) -> str:
+    """What speaks against going on with a sweep."""
+    if FolderLock(folder).is_held():
+        return "is at work"
+    try:
+        planned = Plan.load(folder).planned
+    except UserError as error:
+        return f"cannot go on: {error}"
+    statuses = [outcome(job, ()).status for job in _begun(folder)]
+    is_done = len(statuses) >= planned and not {"running", "interrupted"} & set(statuses)
+    return "is done" if is_done else ""
+
+
+def _begun(folder: Path) -> list[Path]:
+    """The folders of the jobs that have a record, in order."""
+    return sorted((file.parent for file in folder.glob("[0-9]*/run.json")), key=lambda job: (len(job.name), job.name))
+
+
+def _plan_to_resume(last: Last, settings: schema.SweepCommand, loader: ConfigLoader, arguments: Sequence[str]) -> Plan:
     """The sweep's own plan; the command line may repeat it, or change what is CHANGEABLE."""
+    folder = last.folder
     require_mine(folder / FILE, f"resume={settings.resume.run}")
     plan = Plan.load(folder)
     given = {text.lstrip("+").partition("=")[0] for text in arguments}
@@ -103,6 +141,8 @@ def _plan_to_resume(
     if is_other or told.planned < plan.planned:
         hint = "leave out all but resume, launcher and sweep.on_error; sweep=NAME sweep.n_trials=N may ask for more"
         raise UserError(f"resume={folder}: was planned with other settings than these: {hint}")
+    if told != plan:
+        require_newest(last)
     return told
 
 
@@ -150,12 +190,13 @@ def _run(folder: Path, plan: Plan, study: Study, launcher: Launcher) -> dict[int
                 following = study.next()
                 if following is None:
                     return
-                job = _prepare(folder, plan, study.ledger, *following)
-            found = outcome(job.folder, plan.objectives)
-            if found.status not in ("missing", "running", "interrupted"):
-                study.tell(job.number, found)  # the sweep was killed before it could
-                continue
-            print(f"job {job.number}: {' '.join(texts(following[1]))}")
+                number, params = following
+                found = outcome(folder / str(number), plan.objectives)
+                if found.status not in ("missing", "running", "interrupted"):
+                    study.tell(number, found)  # the sweep was killed before it could
+                    continue
+                job = _prepare(folder, plan, study.ledger, number, params)
+            print(f"job {number}: {' '.join(texts(params))}")
             yield job
 
     with closing(launcher.run(jobs())) as jobs_ended:  # type: ignore[type-var]

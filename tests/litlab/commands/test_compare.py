@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from conftest import compose
 from matplotlib import image
+from records import READABLE, UNREADABLE
 from scipy import stats
 
 from litlab import schema
-from litlab.commands.compare import compare
+from litlab.commands.compare import compare, report
 from litlab.config import check, run_config
 from litlab.errors import UserError
 from litlab.runs.pictures import draw
@@ -464,3 +465,26 @@ def test_hundreds_of_runs(make, tmp_path):
     assert len(document["groups"]) == 100
     assert document["groups"][0]["mean"] == np.mean([0.5 + number / 1000 for number in range(495, 500)])
     assert document["counts"] == {"done": 500}
+
+
+def test_records_of_somebody_else_break_no_comparison(make, tmp_path, capsys):
+    for seed, value in enumerate((0.9, 0.92)):
+        make(f"runs/{seed}", value, seed=seed, curve=(0.5, value))
+    for number, write in enumerate([*UNREADABLE.values(), *READABLE.values()]):
+        (tmp_path / "runs" / f"odd-{number}").mkdir()
+        write(tmp_path / "runs" / f"odd-{number}" / "run.json")
+    comparison = compare([tmp_path / "runs"])
+    (ours,) = (group for group in comparison.groups if group.n == 2)
+    assert ours.mean == np.mean([0.9, 0.92])
+    done, damaged = 2 + len(READABLE), len(UNREADABLE)
+    assert comparison.totals() == f"{done + damaged} runs: {done} done, {damaged} damaged"
+    for form in ("csv", "json", "markdown", "table"):
+        report(comparison, form, tmp_path / "pictures" if form == "table" else None)
+    told = capsys.readouterr()
+    assert told.out.count("\x1b") == 1  # in CSV, which is as it was
+    lines = told.err.splitlines()
+    assert all(line.isprintable() for line in lines)
+    for number in range(damaged):
+        named = [line for line in lines if line.startswith(f"compare: run={tmp_path}/runs/odd-{number}")]
+        assert named
+    assert len(lines) == 4 * damaged

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from litlab.errors import UserError
-from litlab.runs.run import Run, newest_run
+from litlab.runs.run import Run
 
 
 def read(folder):
@@ -72,29 +72,6 @@ def test_a_damaged_record_is_named(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(UserError, match=r"its run\.json is damaged"):
         Run.open(tmp_path)
-
-
-def test_the_newest_run_is_the_one_started_last(tmp_path):
-    with pytest.raises(UserError, match="there is no run in"):
-        newest_run(tmp_path)
-    runs = []
-    for name in ("runs/2030-01-01", "runs/2020-01-01", "multiruns/2025-01-01/0"):
-        folder = tmp_path / "train" / name
-        folder.mkdir(parents=True)
-        runs.append(Run.create(folder, seed=1))
-        runs[0].save()  # a run that was started earlier may well be written later
-        assert newest_run(tmp_path) == folder
-
-
-@pytest.mark.parametrize("status", ["done", "pruned"])
-def test_what_has_come_to_its_end_is_not_unfinished(tmp_path, status):
-    for name in ("1", "2"):
-        (tmp_path / "train" / "runs" / name).mkdir(parents=True)
-        run = Run.create(tmp_path / "train" / "runs" / name, seed=1)
-        run.end("interrupted" if name == "1" else status)
-        run._lock.release()
-    assert newest_run(tmp_path).name == "2"
-    assert newest_run(tmp_path, unfinished=True).name == "1"
 
 
 def test_without_a_checkpoint_it_says_so(tmp_path):

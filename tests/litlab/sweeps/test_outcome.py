@@ -2,10 +2,10 @@ import math
 from datetime import UTC, datetime
 
 import pytest
+from records import UNREADABLE
 
-from litlab.errors import UserError
 from litlab.runs.run import Metrics, Record
-from litlab.sweeps.outcome import Outcome, outcome
+from litlab.sweeps.outcome import Outcome, best_jobs, outcome, record_of
 
 
 def write(folder, status, **best):
@@ -38,7 +38,25 @@ def test_others_have_a_reason_and_no_values(tmp_path, status):
     assert outcome(tmp_path, ["val/acc"]) == Outcome(status, "why")
 
 
-def test_a_damaged_record_is_named_with_the_remedy(tmp_path):
-    (tmp_path / "run.json").touch()
-    with pytest.raises(UserError, match=r"its run.json is damaged: .*; remove .*, and the job is done again"):
-        outcome(tmp_path, ["val/acc"])
+@pytest.mark.parametrize("odd", UNREADABLE)
+def test_a_job_whose_record_cannot_be_read_is_named_with_the_remedy(tmp_path, odd):
+    UNREADABLE[odd](tmp_path / "run.json")
+    found = outcome(tmp_path, ["val/acc"])
+    assert found.status == "damaged"
+    assert found.reason.startswith(f"run={tmp_path}")
+    assert found.reason.endswith(f"; remove {tmp_path}, and the job is done again")
+    assert record_of(tmp_path) is None
+
+
+def test_the_best_job_is_the_first_with_the_best_value():
+    jobs = [Outcome("done", values={"acc": value}) for value in (0.1, 0.9, 0.9, 0.2)]
+    jobs += [Outcome("failed", values={"acc": 1.0}), Outcome("damaged"), Outcome("missing")]
+    assert best_jobs(jobs, {"acc": "max"}) == [1]
+    assert best_jobs(jobs, {"acc": "min"}) == [0]
+    assert best_jobs(jobs[4:], {"acc": "max"}) == []
+
+
+def test_of_several_objectives_those_are_best_that_no_other_beats_in_all():
+    values = [(0.9, 10.0), (0.8, 12.0), (0.7, 5.0), (0.7, 5.0), (0.9, 11.0)]
+    jobs = [Outcome("done", values={"acc": accuracy, "seconds": seconds}) for accuracy, seconds in values]
+    assert best_jobs(jobs, {"acc": "max", "seconds": "min"}) == [0, 2, 3]

@@ -156,7 +156,8 @@ def test_an_experiment_file_gives_the_jobs_config_again(make, tmp_path, job):
     for file in CONFIGS.rglob("*.yaml"):
         (tmp_path / file.relative_to(CONFIGS)).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file.relative_to(CONFIGS)).write_text(file.read_text())
-    (tmp_path / "experiment" / "again.yaml").write_text(plan.experiment(plan.jobs[job], "a title"))
+    config = plan.config(plan.jobs[job])
+    (tmp_path / "experiment" / "again.yaml").write_text(plan.experiment(plan.jobs[job], config, "a title"))
     loader = ConfigLoaderImpl(create_config_search_path(str(tmp_path)))
     again = loader.load_configuration("train", ["experiment=again", "test=false", "views=none"], RunMode.RUN)
     settings = [check(run_config(config), schema.Train) for config in (again, plan.config(plan.jobs[job]))]

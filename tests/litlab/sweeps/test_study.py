@@ -108,14 +108,6 @@ def test_more_trials_may_be_asked_for(tmp_path):
     assert [number for number, _ in work_off(Study(tmp_path, sampled("random", 5)), 2)] == [3, 4]
 
 
-def test_of_several_objectives_those_are_best_that_no_other_beats_in_all(tmp_path):
-    study = Study(tmp_path, sampled("tpe", 3, objectives={"val/acc": "max", "val/loss": "min"}))
-    for accuracy, loss in [(0.9, 0.5), (0.8, 0.6), (0.7, 0.1)]:
-        number, _ = study.next()
-        study.tell(number, done(accuracy, **{"val/loss": loss}))
-    assert [trial.number for trial in study.best()] == [0, 2]
-
-
 def test_tpe_does_better_than_chance(tmp_path):
     found = {}
     for sampler in ("random", "tpe"):
@@ -170,7 +162,7 @@ def test_pruning_stops_what_does_worse_than_half_and_never_the_best(tmp_path):
         stopped.append(pruned)
         study.tell(number, Outcome("pruned") if pruned else done(float(level)))
     assert stopped == [False] * 5 + [True, False, True, False]  # Optuna lets the first five go on
-    assert study.best()[0].values == [9.0]
+    assert study.study.best_trial.values == [9.0]
     assert [trial.state for trial in study.trials()].count(TrialState.PRUNED) == 2
 
 

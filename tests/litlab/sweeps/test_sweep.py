@@ -5,16 +5,26 @@ import random
 import shutil
 import signal
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from conftest import SHORT
 from multiruns import only, pids, record, statuses, sweep_arguments, table
 from processes import Process, at, contents, forking_others, run
+from records import said
 
 import litlab.sweeps.launchers.local
 import litlab.sweeps.study
 from digits.classifier import Classifier
+from litlab import schema
+from litlab.commands.compare import compare
+from litlab.errors import UserError
+from litlab.runs.last import remember
+from litlab.runs.lock import FolderLock
 from litlab.runs.run import Run
+from litlab.sweeps.plan import Base, Plan
+from litlab.sweeps.space import Dimension
+from litlab.sweeps.sweep import newest_sweep
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 
@@ -238,7 +248,8 @@ def test_a_job_without_its_objective_has_failed(tmp_path):
 
 def test_a_job_whose_folder_was_removed_is_done_again(undisturbed, tmp_path):
     sweep, _ = undisturbed
-    shutil.copytree(sweep, tmp_path / "copy")
+    before = contents(sweep)
+    shutil.copytree(sweep, tmp_path / "copy", copy_function=os.link)  # what they share must not change
     shutil.rmtree(tmp_path / "copy" / "3")
     (tmp_path / "copy" / "4" / "run.json").unlink()
     (tmp_path / "copy" / "study.journal").unlink()
@@ -247,6 +258,101 @@ def test_a_job_whose_folder_was_removed_is_done_again(undisturbed, tmp_path):
     assert [line for line in ended.out.splitlines() if line.startswith("training on")] != []
     assert table(tmp_path / "copy") == table(sweep)
     assert record(tmp_path / "copy" / "5") == record(sweep / "5")
+    assert contents(sweep) == before
+
+
+def test_a_failed_job_that_was_resumed_alone_counts_and_one_that_cannot_be_read_stops_no_other(tmp_path):
+    rates = "optimizer.lr=0.000001,0.01,0.00001"
+    arguments = [*sweep_arguments(tmp_path, rates), "sweep.objectives={val/loss:min}"]
+    ended = run(tmp_path, "train", *arguments, prepare=fail_where_the_rate_is_high)
+    sweep = only(tmp_path)
+    assert ended.code == 1, ended.err
+    assert statuses(sweep) == ["done", "failed", "done"]
+    assert "best job 2: " in ended.out
+    assert run(tmp_path, "train", f"resume={sweep}/1", "trainer.max_epochs=2").code == 0
+    loss = record(sweep / "1")["metrics"]["best"]["val/loss"]
+    again = run(tmp_path, "train", "-m", f"resume={sweep}")
+    assert again.code == 0, again.err
+    assert f"best job 1: val/loss {loss:.4g}, optimizer.lr=0.01 trainer.max_epochs=2\n" in again.out
+    assert "3 jobs: 3 done\n" in again.out
+    assert compare([sweep], "val/loss", "min").groups[0].mean == loss
+    (file,) = (sweep / "experiment").iterdir()
+    assert file.name == "job_1.yaml"
+    again = run(tmp_path, "train", f"experiment={file}", "test=false", f"hydra.run.dir={tmp_path}/again")
+    assert again.code == 0, again.err
+    assert record(tmp_path / "again")["metrics"]["best"]["val/loss"] == loss
+
+    (sweep / "0" / "run.json").write_text('{"version": 2, "status": "\x1b[2Jdone"}')
+    shutil.rmtree(sweep / "2")
+    ended = run(tmp_path, "train", "-m", f"resume={sweep}")
+    assert (ended.code, ended.lines()[-1]) == (1, "train: 1 of 3 jobs is not done")
+    assert "3 jobs: 1 damaged, 2 done\n" in ended.out
+    assert "best job 1: " in ended.out
+    assert f"remove{sweep}/0,andthejobisdoneagain" in "".join(ended.out.split())  # the table breaks lines
+    assert record(sweep / "2")["status"] == "done"
+
+
+def fail_where_the_rate_is_high():
+    step = Classifier.training_step
+
+    def training_step(module, batch, batch_idx):
+        if module.trainer.optimizers[0].param_groups[0]["lr"] > 0.001 and module.trainer.global_step == 5:
+            raise RuntimeError("once")
+        return step(module, batch, batch_idx)
+
+    Classifier.training_step = training_step
+
+
+def leave_sweep(folder, *statuses, planned=2, age=0):
+    """A sweep whose jobs are so, begun so many minutes ago."""
+    jobs = [{"seed": str(number)} for number in range(planned)]
+    grid = schema.Grid(
+        objectives=None, pruner="none", storage=None, on_error="continue", dry_run=False, sampler="grid", zip=[],
+        exclude=[],
+    )  # fmt: skip
+    dimension = Dimension(key="seed", choices=[job["seed"] for job in jobs])
+    base = Base(choices={}, groups=[], config="")
+    folder.mkdir(parents=True)
+    Plan(
+        dimensions=[dimension], bases=[base], sampling=grid, objectives={"val/acc": "max"}, jobs=jobs, planned=planned,
+        study="sweep-of-this-test",
+    ).save(folder)  # fmt: skip
+    for number, status in enumerate(statuses):
+        (folder / str(number)).mkdir()
+        started = datetime.now(UTC) - timedelta(minutes=age)
+        (folder / str(number) / "run.json").write_text(said(status=status, started=started.isoformat()))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("statuses", "is_unfinished"),
+    [
+        ([], True),
+        (["done"], True),
+        (["done", "running"], True),
+        (["failed", "interrupted"], True),
+        (["failed", "done"], False),
+        (["pruned", "done"], False),
+        (["of a newer version", "done"], False),
+    ],
+)
+def test_last_is_the_newest_sweep_that_has_jobs_left_to_do(tmp_path, statuses, is_unfinished):
+    sweeps = tmp_path / "train" / "multiruns"
+    older = leave_sweep(sweeps / "b", "done", age=3)
+    leave_sweep(sweeps / "c", "done", "done", age=2)
+    newest = leave_sweep(tmp_path / "mine", *statuses, age=1)
+    remember(newest, tmp_path)
+    (sweeps / "d").mkdir()
+    (sweeps / "d" / "plan.json").write_text("{")
+    assert newest_sweep(tmp_path).folder == (newest if is_unfinished else older)
+    lock = FolderLock(older)
+    assert lock.acquire()
+    if is_unfinished:
+        assert newest_sweep(tmp_path).folder == newest
+    else:
+        with pytest.raises(UserError, match=r"^there is no unfinished sweep in .*; the newest one, .*/d, cannot go on"):
+            newest_sweep(tmp_path)
+    lock.release()
 
 
 def test_what_is_in_a_reason_is_shown_as_it_is(tmp_path):
@@ -289,7 +395,7 @@ def test_a_dry_run_only_lists(tmp_path):
         ),
         (["-m", "optimizer=adam,sdg"], "train: optimizer=sdg: no such option, did you mean optimizer=sgd?"),
         (["-m", "resume=nowhere"], "train: resume=nowhere: no sweep's folder, it holds no plan.json"),
-        (["-m", "resume=last"], "train: resume=last: there is no sweep in "),
+        (["-m", "resume=last"], "train: there is no unfinished sweep in "),
         (["sweep=tpe"], "train: sweep=tpe: is for a sweep; add -m, or leave it out"),
         (["-m", "hydra.sweep.dir=/proc/x", "seed=1,2"], "train: /proc/x cannot be used: "),
     ],
