@@ -18,11 +18,16 @@ OF_A_SWEEP = re.compile(
 )
 """Hydra's settings that count with -m."""
 
+OF_A_NEW_NODE = re.compile(r"(?=(scheduler|augment)(\.\w|=\{)|(callbacks|views|logger)\.\w+=\{)")
+"""The beginning of what sets a component that the config need not have yet; Hydra would ask for a `+`."""
+
 EXPERIMENT_FILE = re.compile(r"experiment=(?P<configs>(.*/)?)experiment/(?P<name>[^/]+)\.yaml")
 
 
 def of_train(arguments: Sequence[str]) -> list[str]:
     """`resume=X` is short for `resume.run=X`; an experiment may be a file in any folder of that name.
+
+    What sets a component where there may be none, such as `scheduler._target_=…`, needs no `+`.
 
     Raises:
         UserError: a file is in another folder, where Hydra does not look for experiments, or was made elsewhere; or a
@@ -40,7 +45,7 @@ def of_train(arguments: Sequence[str]) -> list[str]:
         elif re.fullmatch(r"experiment=.*\.yaml", text):
             raise UserError(f"{text}: the file needs to be in a folder named experiment")
         else:
-            understood.append(re.sub(r"^resume=", "resume.run=", text))
+            understood.append(re.sub(r"^resume=", "resume.run=", f"++{text}" if OF_A_NEW_NODE.match(text) else text))
     return [*understood, *options]
 
 

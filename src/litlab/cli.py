@@ -24,6 +24,7 @@ from litlab.components import build
 from litlab.config import check, config_text, explain, load, load_trained, run_config, without, write_config
 from litlab.errors import ProcessLost, TrainingError, UserError, VerificationError
 from litlab.interruption import Interrupted, stop
+from litlab.job_log import keeping_error
 from litlab.project import CONFIGS
 from litlab.resume import resumed_config, run_to_resume
 from litlab.runs.last import newest_run, remember
@@ -147,7 +148,8 @@ def _train(composed: DictConfig) -> None:
         processes.nursery()  # imports torch, too, while this process does
     from litlab.commands.train import train as train_function
 
-    train_function(settings, folder, overrides, resuming=changed is not None, changed=changed)
+    with keeping_error():
+        train_function(settings, folder, overrides, resuming=changed is not None, changed=changed)
 
 
 def _resumed(composed: DictConfig, typed: Mapping[str, str]) -> tuple[Run, DictConfig]:

@@ -13,6 +13,12 @@ from litlab.runs.trust import marked
     [
         (["resume=last", "seed=1"], ["resume.run=last", "seed=1"]),
         (["-m", "experiment=tutorial,best"], ["-m", "experiment=tutorial,best"]),
+        (
+            ["scheduler._target_=a.B", "augment={_target_: a.B}"],
+            ["++scheduler._target_=a.B", "++augment={_target_: a.B}"],
+        ),
+        (["callbacks.stop={_target_: a.B}"], ["++callbacks.stop={_target_: a.B}"]),
+        (["scheduler=cosine", "callbacks.stop.patience=3"], ["scheduler=cosine", "callbacks.stop.patience=3"]),
     ],
 )
 def test_train_understands_short_names(typed, understood):

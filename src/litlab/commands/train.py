@@ -4,6 +4,7 @@ import logging
 import platform
 import re
 import signal
+import sysconfig
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,12 +19,13 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import ProgressBar, Timer
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ProgressBar, Timer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+import litlab
 from litlab import schema
 from litlab.callbacks.checkpoints import Checkpoints, Rewindable, numbers, place_of
 from litlab.callbacks.class_accuracy import ClassAccuracy
@@ -199,6 +201,7 @@ def set_up(
     views = {f"views.{name}": build(node, key=f"views.{name}") for name, node in config.views.items()}
     chosen |= {key: guarded(key, view) for key, view in views.items()}
     first = [RecordRun(run, throughput, metrics, chosen), overview, progress()] if is_first() else []
+    _refuse_tuners(chosen)
     required = RequiredMetrics.of(config, chosen, objectives)
     fits = FirstBatch(config.data, config.model)
     own = [
@@ -227,6 +230,19 @@ def set_up(
     note_device(run, trainer)
     run.record.settings = config.model_dump()
     return trainer, checkpoints, overview
+
+
+def _refuse_tuners(callbacks: Mapping[str, Callback]) -> None:
+    """Refuse what tries settings out in trainings within the training, which a run's folder cannot hold.
+
+    Raises:
+        UserError: there is one.
+    """
+    for key, callback in callbacks.items():
+        for kind, setting in ((BatchSizeFinder, "data.batch_size"), (LearningRateFinder, "optimizer.lr")):
+            if isinstance(callback, kind):
+                found = f"what a {kind.__name__} finds would not be in the run's config"
+                raise UserError(f"{key}: {found}; try values of {setting} by -m")
 
 
 def take_up(run: Run, loggers: list[Logger], checkpoint: dict[str, Any] | None) -> None:
@@ -397,14 +413,19 @@ def _failing_with_a_hint(run: Run) -> Iterator[None]:
 
 @contextmanager
 def _refusals_are_the_users() -> Iterator[None]:
-    """What Lightning itself refuses, not the code that it calls, the user can put right by a setting."""
+    """What Lightning itself refuses, not the code that it calls, the user can put right by a setting or in a line."""
     try:
         yield
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, AttributeError, ImportError) as error:
-        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        if not raised_in.is_relative_to(Path(lightning.__file__).parent):
+        frames = traceback.extract_tb(error.__traceback__)
+        if not Path(frames[-1].filename).is_relative_to(Path(lightning.__file__).parent):
             raise
         reason = str(error).strip().partition("\n")[0]
+        ours = [Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("stdlib")), Path(litlab.__file__).parent]
+        called = [frame for frame in frames if not any(Path(frame.filename).is_relative_to(part) for part in ours)]
+        if called:
+            line = f"{called[-1].filename}:{called[-1].lineno}"
+            raise UserError(f"Lightning refuses what {line} asks for: {reason}") from error
         raise UserError(f"Lightning refuses these settings: {_by_our_keys(reason)}") from error
 
 

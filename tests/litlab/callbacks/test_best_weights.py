@@ -38,14 +38,14 @@ def evaluated(tmp_path, folder):
 
 
 def test_what_is_kept_and_tested_is_what_the_averaging_gave(tmp_path):
-    average = f"+callbacks.ema={{_target_: {CALLBACKS}.EMAWeightAveraging, decay: 1.0}}"  # stays at the first step
+    average = f"callbacks.ema={{_target_: {CALLBACKS}.EMAWeightAveraging, decay: 1.0}}"  # stays at the first step
     one_step, *_ = train(tmp_path, "one_step", "trainer.max_steps=1")
     averaged, record, _ = train(tmp_path, "averaged", average, *TWO_EPOCHS)
     assert same(weights(averaged, "best"), weights(one_step, "last"))
     assert record["metrics"]["test"] == evaluated(tmp_path, averaged)
 
     plain, *_ = train(tmp_path, "plain", *TWO_EPOCHS)
-    swa = f"+callbacks.swa={{_target_: {CALLBACKS}.StochasticWeightAveraging, swa_lrs: 0.001, swa_epoch_start: 1}}"
+    swa = f"callbacks.swa={{_target_: {CALLBACKS}.StochasticWeightAveraging, swa_lrs: 0.001, swa_epoch_start: 1}}"
     swapped, record, ended = train(tmp_path, "swapped", swa, *TWO_EPOCHS)
     assert "StochasticWeightAveraging replaced the trained weights" in ended.out
     assert same(weights(swapped, "best"), weights(swapped, "last"))
@@ -63,7 +63,7 @@ REASONS = {
 @pytest.mark.parametrize("kind", REASONS)
 def test_an_early_stop_says_why(tmp_path, kind):
     settings, reason = REASONS[kind]
-    stop = f"+callbacks.stop={{_target_: {CALLBACKS}.EarlyStopping, {settings}}}"
+    stop = f"callbacks.stop={{_target_: {CALLBACKS}.EarlyStopping, {settings}}}"
     folder, record, ended = train(tmp_path, "run", stop, "trainer.max_epochs=9")
     last = ended.out.splitlines()[-1]
     assert last.startswith("stopped early after epoch ")
@@ -75,7 +75,7 @@ def test_an_early_stop_says_why(tmp_path, kind):
 
 MISSING = {
     "checkpoint.monitor=val/nope": ["checkpoint.monitor=val/nope", "checkpoint.mode=max"],
-    "callbacks.stop.monitor=val/nope": [f"+callbacks.stop={{_target_: {CALLBACKS}.EarlyStopping, monitor: val/nope}}"],
+    "callbacks.stop.monitor=val/nope": [f"callbacks.stop={{_target_: {CALLBACKS}.EarlyStopping, monitor: val/nope}}"],
 }
 
 

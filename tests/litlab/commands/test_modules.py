@@ -32,6 +32,20 @@ class Untested(OwnOptimizer):
 Untested.test_step = digits.classifier.LightningModule.test_step
 
 
+class Faulty(OwnOptimizer):
+    """Makes a mistake of its own."""
+
+    def training_step(self, batch, batch_idx):
+        raise KeyError("my own mistake")
+
+
+class LogsWhatCannotBe(OwnOptimizer):
+    """Logs a dictionary under one name."""
+
+    def training_step(self, batch, batch_idx):
+        self.log("x", {"a": 1.0})
+
+
 def use(module):
     """What prepares a process in which a class of that name is to be found."""
 
@@ -79,3 +93,30 @@ def test_what_a_module_does_not_take_is_refused(tmp_path):
     assert ended.err == (
         "train: scheduler: digits.classifier.Mine takes no argument of that name; leave it out by scheduler=none\n"
     )
+
+
+def test_an_error_of_ones_own_is_in_the_log_with_its_lines(tmp_path):
+    ended = train(tmp_path, Faulty, "optimizer=none", "test=false")
+    log = (tmp_path / "run" / "train.log").read_text()
+    for text in (ended.err, log):
+        assert f'File "{__file__}"' in text
+        assert 'raise KeyError("my own mistake")' in text
+        assert text.count("Traceback") == 1
+
+
+def test_what_lightning_refuses_of_ones_own_call_names_the_line(tmp_path):
+    ended = train(tmp_path, LogsWhatCannotBe, "optimizer=none", "test=false")
+    code = LogsWhatCannotBe.training_step.__code__
+    line = (
+        f"Lightning refuses what {__file__}:{code.co_firstlineno + 1} asks for: `self.log(x, {{'a': 1.0}})` was called"
+    )
+    assert (ended.code, ended.err.startswith(f"train: {line}")) == (2, True), ended.err
+    assert f" ERROR litlab.job_log: {line}" in (tmp_path / "run" / "train.log").read_text()
+
+
+@pytest.mark.parametrize("tuner", ["LearningRateFinder", "BatchSizeFinder"])
+def test_what_would_change_settings_on_the_way_is_refused(tmp_path, tuner):
+    callback = f"callbacks.tuner={{_target_: lightning.pytorch.callbacks.{tuner}}}"
+    ended = run(tmp_path, "train", *SHORT, callback, f"hydra.run.dir={tmp_path}/run")
+    assert (ended.code, len(ended.lines())) == (2, 1), ended.err
+    assert ended.err.startswith(f"train: callbacks.tuner: what a {tuner} finds would not be in the run's config")
