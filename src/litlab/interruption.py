@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from litlab import debugger
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
@@ -100,6 +102,8 @@ class StopRequest:
             raise Interrupted(self.received)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and debugger.at_prompt():
+            signal.default_int_handler(number, frame)
         if self.noted is not None:
             os._exit(Interrupted(self.noted).exit_code)  # files are whole at every moment
         self.noted = signal.Signals(number)

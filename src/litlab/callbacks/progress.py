@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
+from litlab import debugger
 from litlab.callbacks.throughput import Throughput
 
 log = logging.getLogger(__name__)
@@ -19,6 +20,22 @@ def progress() -> Callback:
 
 class ProgressBar(RichProgressBar):
     """Lightning's bar, with the examples per second of the present epoch beside loss and accuracy."""
+
+    _paused = False
+
+    def pause(self) -> None:
+        """Leave the terminal to a debugger, until it lets the training go on."""
+        if self.progress is not None:
+            self.progress.stop()
+            self._paused = True
+
+    def refresh(self, hard: bool = False) -> None:
+        """Draw the bar, unless a debugger has the terminal."""
+        if self._paused and not debugger.at_prompt():
+            self._paused = False
+            self.progress.start()
+        if not self._paused:
+            super().refresh(hard)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What stands behind the bar."""

@@ -26,7 +26,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 import litlab
-from litlab import schema
+from litlab import debugger, schema
 from litlab.callbacks.checkpoints import Checkpoints, Rewindable, numbers, place_of
 from litlab.callbacks.class_accuracy import ClassAccuracy
 from litlab.callbacks.first_batch import FirstBatch, telling_of_labels
@@ -165,7 +165,8 @@ def _train(
     if untestable:
         log.info("test: %s, so the best weights are not tested", untestable)
     tests = config.test and not untestable
-    with overview.closing():
+    pause = getattr(trainer.progress_bar_callback, "pause", lambda: None)  # of a bar, where there is a terminal
+    with overview.closing(), debugger.announced(pause):
         restoring = _refusing_to_restore(saved, checkpoints)
         with _refusals_are_the_users(), restoring, noticing_loss(), telling_of_labels():
             trainer.fit(module, datamodule=data, ckpt_path=saved)
