@@ -23,7 +23,7 @@ def announced(begins: Callable[[], None]) -> Iterator[None]:
             debugger.stdout = sys.stdout  # it was made while a progress bar stood in for that
         set_trace(debugger, frame or sys._getframe().f_back, **options)
 
-    bdb.Bdb.set_trace = announce  # type: ignore[method-assign]
+    bdb.Bdb.set_trace = announce  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

@@ -31,7 +31,7 @@ class ProgressBar(RichProgressBar):
 
     def refresh(self, hard: bool = False) -> None:
         """Draw the bar, unless a debugger has the terminal."""
-        if self._paused and not debugger.at_prompt():
+        if self.progress is not None and self._paused and not debugger.at_prompt():
             self._paused = False
             self.progress.start()
         if not self._paused:

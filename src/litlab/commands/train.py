@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import lightning
@@ -148,11 +149,11 @@ def _train(
     seed_everything(config.seed, workers=True, verbose=False)  # before anything is built
     data: LightningDataModule = build(config.data, key="data")
     module = build_module(config)
-    trainer, checkpoints, overview = set_up(config, run, module, objectives)
+    trainer, checkpoints, overview, chosen = set_up(config, run, module, objectives)
     if hopeless:
         trainer.callbacks.append(Pruning(run, *hopeless))  # type: ignore[attr-defined]  # the last of all
     saved = from_first(lambda: run.last_checkpoint if resuming and run.has_saved() else None)
-    with _refusals_are_the_users(), _refusing_to_restore(saved, checkpoints):
+    with _refusals_are_the_users(chosen), _refusing_to_restore(saved, checkpoints):
         if is_first():
             if resuming:
                 take_up(run, trainer.loggers, read_resumable(saved, module) if saved else None)
@@ -168,7 +169,7 @@ def _train(
     pause = getattr(trainer.progress_bar_callback, "pause", lambda: None)  # of a bar, where there is a terminal
     with overview.closing(), debugger.announced(pause):
         restoring = _refusing_to_restore(saved, checkpoints)
-        with _refusals_are_the_users(), restoring, noticing_loss(), telling_of_labels():
+        with _refusals_are_the_users(chosen), restoring, noticing_loss(), telling_of_labels():
             trainer.fit(module, datamodule=data, ckpt_path=saved)
         if tests:
             if is_first():  # DDP hands its weights to the others
@@ -193,8 +194,8 @@ def processes_here(config: schema.Trainer) -> int:
 
 def set_up(
     config: schema.Train, run: Run, module: LightningModule, objectives: Sequence[str] = ()
-) -> tuple[Trainer, Checkpoints, Overview]:
-    """Lightning's Trainer with all that a run has, and those of its callbacks that save the state and the results."""
+) -> tuple[Trainer, Checkpoints, Overview, dict[str, Callback]]:
+    """Lightning's Trainer with all that a run has; those of its callbacks that save, those that end it, the config's own."""
     metrics = StepMetrics(config.trainer.on_nan == "skip")  # the first, so that the others find what it gathers
     throughput, checkpoints = Throughput(), Checkpoints(run, config, metrics)
     overview = Overview(run)
@@ -230,7 +231,7 @@ def set_up(
     execute_steps(trainer, config.trainer.steps_per_execution, metrics, checkpoints)
     note_device(run, trainer)
     run.record.settings = config.model_dump()
-    return trainer, checkpoints, overview
+    return trainer, checkpoints, overview, chosen
 
 
 def _refuse_tuners(callbacks: Mapping[str, Callback]) -> None:
@@ -413,8 +414,12 @@ def _failing_with_a_hint(run: Run) -> Iterator[None]:
 
 
 @contextmanager
-def _refusals_are_the_users() -> Iterator[None]:
-    """What Lightning itself refuses, not the code that it calls, the user can put right by a setting or in a line."""
+def _refusals_are_the_users(callbacks: Mapping[str, Callback] = MappingProxyType({})) -> Iterator[None]:
+    """What Lightning itself refuses, not the code that it calls, the user can put right by a setting or in a line.
+
+    Args:
+        callbacks: those that the config names, by their keys.
+    """
     try:
         yield
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, AttributeError, ImportError) as error:
@@ -422,6 +427,9 @@ def _refusals_are_the_users() -> Iterator[None]:
         if not Path(frames[-1].filename).is_relative_to(Path(lightning.__file__).parent):
             raise
         reason = str(error).strip().partition("\n")[0]
+        selves = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+        if key := next((key for key, callback in callbacks.items() if any(callback is one for one in selves)), None):
+            raise UserError(f"{key}: {reason}") from error
         ours = [Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("stdlib")), Path(litlab.__file__).parent]
         called = [frame for frame in frames if not any(Path(frame.filename).is_relative_to(part) for part in ours)]
         if called:

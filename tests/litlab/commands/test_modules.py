@@ -120,3 +120,11 @@ def test_what_would_change_settings_on_the_way_is_refused(tmp_path, tuner):
     ended = run(tmp_path, "train", *SHORT, callback, f"hydra.run.dir={tmp_path}/run")
     assert (ended.code, len(ended.lines())) == (2, 1), ended.err
     assert ended.err.startswith(f"train: callbacks.tuner: what a {tuner} finds would not be in the run's config")
+
+
+def test_what_a_callback_refuses_when_it_is_set_up_names_its_key(tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning.pytorch.callbacks.device_stats_monitor._PSUTIL_AVAILABLE", False)
+    callback = "callbacks.stats={_target_: lightning.pytorch.callbacks.DeviceStatsMonitor}"
+    ended = run(tmp_path, "train", *SHORT, callback, f"hydra.run.dir={tmp_path}/run")
+    assert (ended.code, len(ended.lines())) == (2, 1), ended.err
+    assert ended.err.startswith("train: callbacks.stats: `DeviceStatsMonitor` cannot log CPU stats as `psutil` is not")
