@@ -195,7 +195,7 @@ def processes_here(config: schema.Trainer) -> int:
 def set_up(
     config: schema.Train, run: Run, module: LightningModule, objectives: Sequence[str] = ()
 ) -> tuple[Trainer, Checkpoints, Overview, dict[str, Callback]]:
-    """Lightning's Trainer with all that a run has; those of its callbacks that save, those that end it, the config's own."""
+    """Lightning's Trainer with all that a run has; its callbacks that save and that end the run, and the config's."""
     metrics = StepMetrics(config.trainer.on_nan == "skip")  # the first, so that the others find what it gathers
     throughput, checkpoints = Throughput(), Checkpoints(run, config, metrics)
     overview = Overview(run)
