@@ -2,7 +2,8 @@
 
 import csv
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from io import BytesIO
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from litlab.runs.files import replacing
 
+EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)\.(.*)")
+
 
 class TensorBoard(TensorBoardLogger):
     """Lightning's logger, but all metrics of a step are one event, and no thread writes them."""
@@ -25,10 +28,11 @@ class TensorBoard(TensorBoardLogger):
     def experiment(self) -> SummaryWriter:
         """The writer."""
         if self._experiment is None:
+            written = self._files()
             self._experiment = super().experiment
             events = self._experiment._get_file_writer().event_writer
             events._async_writer.close()
-            events._async_writer = _Events(Path(events._file_name))
+            events._async_writer = _Events(_named_after(written, Path(events._file_name)))
         return self._experiment
 
     @rank_zero_only
@@ -62,6 +66,19 @@ class TensorBoard(TensorBoardLogger):
 
     def _files(self) -> list[Path]:
         return [file for file in Path(self.log_dir).glob("events.out.tfevents.*") if not file.is_symlink()]
+
+
+def _named_after(written: Iterable[Path], file: Path) -> Path:
+    """Rename an event file, if need be, so that it is read after others, which were written before.
+
+    TensorBoard reads files in the order of their names, which hold the second in which they were begun: it may be the
+    same, or an earlier one where the clock was set back or is another machine's.
+    """
+    newest = max((int(seconds[1]) for other in written if (seconds := EVENT_FILE.fullmatch(other.name))), default=-1)
+    begun = EVENT_FILE.fullmatch(file.name)
+    if begun is None or int(begun[1]) > newest:
+        return file
+    return file.rename(file.with_name(f"events.out.tfevents.{newest + 1:010d}.{begun[2]}"))
 
 
 class _Events:

@@ -50,9 +50,10 @@ from litlab.engine.steps import execute_steps
 from litlab.engine.stopping import StoppableTrainer
 from litlab.errors import ProcessLost, TrainingError, UserError
 from litlab.interruption import Interrupted
-from litlab.refusals import first_lines
+from litlab.refusals import first_lines, one_line
 from litlab.runs.checkpoint import load_weights, read_resumable, restore_data
 from litlab.runs.files import write_text
+from litlab.runs.links import break_links, require_inside
 from litlab.runs.run import Record, Run
 from litlab.runs.storage_faults import storage_may_fail
 from litlab.runs.terminal import ending, opening, tensorboard_command
@@ -254,13 +255,19 @@ def take_up(run: Run, loggers: list[Logger], checkpoint: dict[str, Any] | None) 
         step, positions = checkpoint["global_step"], checkpoint["callbacks"][Checkpoints.__qualname__]["loggers"]
         if not checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["after_step"]:
             raise ValueError("it was not written between two steps")
+    rewindable = [logger for logger in loggers if isinstance(logger, Rewindable)]
+    for home in {Path(logger.log_dir) for logger in rewindable}:
+        require_inside(home, run.folder, f"resume={run.folder}")
+        break_links(home)
+    if others := run.other_versions():
+        changes = ", ".join(f"{name} {began}, now {now}" for name, (began, now) in others.items())
+        log.warning("this run began with other versions: %s; it will not be exact to the bit", one_line(changes))
     run.go_on(step)
     run.save()  # before curves are cut: from here on it is unfinished, also if it is killed at once
-    for logger in loggers:
-        if isinstance(logger, Rewindable):
-            place = place_of(logger, run.folder)
-            if positions is None or place in positions:
-                logger.rewind(positions[place] if positions else {})
+    for logger in rewindable:
+        place = place_of(logger, run.folder)
+        if positions is None or place in positions:
+            logger.rewind(positions[place] if positions else {})
 
 
 def restored(config: schema.Train, checkpoint: Path) -> tuple[LightningDataModule, LightningModule]:

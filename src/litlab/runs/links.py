@@ -11,11 +11,9 @@ from litlab.runs.files import replacing
 FOLDERS = ("checkpoints", "csv", "experiment", "export", "pictures", "projector", "slurm")
 """Folders that the lab writes into, in that of a run or a sweep."""
 
-OF_LOGGERS = ("events.out.tfevents.*", "metrics.csv", "hparams.yaml")
-
 FILES = (
     "train.log", "*-profile*.txt", "projector_config.pbtxt", "study.journal", ".study.journal.lock",
-    *(f"{place}{name}" for place in ("", "*/", "*/*/") for name in OF_LOGGERS),  # which may have folders of their own
+    "events.out.tfevents.*", "metrics.csv", "csv/metrics.csv", "hparams.yaml",
 )  # fmt: skip
 """Files that are appended to, cut, or written as they are; all others are replaced as wholes."""
 
@@ -31,9 +29,7 @@ def refuse_traps(folder: Path, asked: str) -> None:
             on the disk.
     """
     for path in _written(folder):
-        home = path if path.is_dir() else path.parent
-        if not home.resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"{asked}: {home} leads out of the folder, where nothing may be written")
+        require_inside(path if path.is_dir() else path.parent, folder, asked)
         if path.is_symlink() and not path.exists():
             continue  # it will be removed
         if not (path.is_dir() or (path.is_file() and path.name not in FOLDERS)):
@@ -41,6 +37,16 @@ def refuse_traps(folder: Path, asked: str) -> None:
         status = path.stat()
         if path.is_file() and status.st_size > LARGEST_HOLE and status.st_blocks * 512 < status.st_size // 1000:
             raise UserError(f"{asked}: {path} is mostly a hole")  # no file system packs so well what we write
+
+
+def require_inside(place: Path, folder: Path, asked: str) -> None:
+    """Make sure that what is written into a place stays in the folder.
+
+    Raises:
+        UserError: it would not.
+    """
+    if not place.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{asked}: {place} leads out of the folder, where nothing may be written")
 
 
 def break_links(folder: Path) -> None:

@@ -33,6 +33,8 @@ from litlab.runs.lock import FolderLock
 if TYPE_CHECKING:
     from torch import nn
 
+PYTHON = sys.version.partition(" ")[0]
+
 PACKAGES = ("litlab", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "tensorboard", "numpy")
 
 CheckpointName = Literal["best", "last"]
@@ -192,8 +194,8 @@ class Run:
             started=datetime.now(UTC),
             seed=seed,
             git=_git(),
-            python=sys.version.partition(" ")[0],
-            versions={package: version(package) for package in PACKAGES},
+            python=PYTHON,
+            versions=_versions(),
         )
         run = cls(folder, record)
         refuse_taken(folder)
@@ -224,6 +226,11 @@ class Run:
         record = self.record
         record.status, record.reason, record.ended = "running", None, None
         record.resumed.append(Resumption(at=datetime.now(UTC), step=step))
+
+    def other_versions(self) -> dict[str, tuple[str, str]]:
+        """Python and packages that have another version now than when the run began, and both."""
+        began, now = {"python": self.record.python, **self.record.versions}, {"python": PYTHON, **_versions()}
+        return {name: (began[name], now[name]) for name in now if began.get(name, now[name]) != now[name]}
 
     @property
     def resume_command(self) -> str:
@@ -368,6 +375,10 @@ def refuse_taken(folder: Path) -> None:
     """
     if (folder / "run.json").exists():
         raise UserError(f"{folder} holds a run already: choose another folder")
+
+
+def _versions() -> dict[str, str]:
+    return {package: version(package) for package in PACKAGES}
 
 
 def _git() -> Git | None:

@@ -1,5 +1,7 @@
+import json
 import signal
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 
 import pytest
 from conftest import SHORT
@@ -9,7 +11,7 @@ from records import READABLE, UNREADABLE, said
 
 from litlab.errors import UserError
 from litlab.runs.last import newest_run, remember
-from litlab.runs.run import Run
+from litlab.runs.run import PYTHON, Run
 
 
 def test_the_newest_run_is_the_one_started_last(tmp_path):
@@ -106,9 +108,16 @@ def test_commands_say_what_last_is_and_change_no_older_run(tmp_path, mnist_dir):
     )
     assert record(folder) == said_before
     (newer / "run.json").write_text("{")
+    versions = said_before["versions"] | {"torch": "1.0\x1b[2J", "litlab": "0.0"}
+    (folder / "run.json").write_text(json.dumps(said_before | {"versions": versions, "python": "3.1"}))
     done = run(tmp_path, "train", logs, "resume=last", "trainer.max_epochs=2")
     assert done.code == 0, done.err
     assert f"resume=last: {folder}\n" in done.err
+    python, torch, litlab = PYTHON, version("torch"), version("litlab")
+    assert (
+        f"this run began with other versions: python 3.1, now {python}, litlab 0.0, now {litlab}, "
+        f"torch 1.0\\x1b[2J, now {torch}; it will not be exact to the bit\n"
+    ) in done.out
     assert record(folder)["status"] == "done"
     for command in ("evaluate", "reproduce"):
         ended = run(tmp_path, command, logs, "run=last")

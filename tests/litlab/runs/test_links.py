@@ -22,6 +22,7 @@ def stopped(tmp_path_factory):
     """A run that was killed, and one like it that went on."""
     folder = tmp_path_factory.mktemp("stopped")
     arguments = [*SHORT, "trainer.max_epochs=2", "logger=[tensorboard,csv]", "checkpoint.every_n_steps=5"]
+    arguments += ["+logger.mine={_target_:litlab.loggers.CSV,name:mine,version:v0}"]
     arguments += ["trainer.steps_per_execution=5", "trainer.profiler=simple", f"hydra.run.dir={folder}/run"]
     killed = run(folder, "train", *arguments, prepare=at("on_train_batch_end", 6))
     assert killed.code == -signal.SIGKILL
@@ -36,6 +37,9 @@ def test_a_run_whose_files_are_links_goes_on_and_changes_no_others(stopped, tmp_
     folder, shared = tmp_path / "run", tmp_path / "shared"
     shutil.copytree(stopped / "run", shared)
     shutil.copytree(shared, folder, copy_function=LINKS[link])
+    (folder / "wandb").mkdir()
+    (folder / "wandb" / "latest-run").symlink_to(shared)
+    (folder / "wandb" / "debug.log").symlink_to(tmp_path / "gone")
     before = contents(shared)
     done = run(tmp_path, "train", f"resume={folder}")
     assert done.code == 0, done.err
@@ -43,11 +47,27 @@ def test_a_run_whose_files_are_links_goes_on_and_changes_no_others(stopped, tmp_
     torture = script("torture")
     assert torture.compare(stopped / "done", folder) == []
     assert torture.events(folder) == torture.events(stopped / "done")
+    others = {folder / "wandb" / name for name in ("latest-run", "debug.log")}
+    assert all(link.is_symlink() for link in others)
     own = [file for file in folder.rglob("*") if file.is_file() and file.name != ".lock"]  # which is never written
     assert {file.name for file in own} >= {"train.log", "metrics.csv", "last.ckpt", "best.ckpt", "fit-profile.txt"}
     assert [file for file in own if file.is_symlink() or file.stat().st_nlink > 1] == []
     assert (folder / "train.log").read_text().startswith((shared / "train.log").read_text())
+    assert (folder / "mine" / "v0" / "metrics.csv").read_text() == (folder / "csv" / "metrics.csv").read_text()
     assert (folder / "fit-profile.txt").read_text().startswith("of the first part")
+
+
+def test_a_loggers_folder_that_leads_out_is_refused(stopped, tmp_path):
+    folder = shutil.copytree(stopped / "run", tmp_path / "run")
+    (folder / "mine").rename(tmp_path / "elsewhere")
+    (folder / "mine").symlink_to(tmp_path / "elsewhere")
+    before = contents(tmp_path / "elsewhere")
+    refused = run(tmp_path, "train", f"resume={folder}")
+    assert (refused.code, refused.lines()) == (
+        2,
+        [f"train: resume={folder}: {folder}/mine/v0 leads out of the folder, where nothing may be written"],
+    )
+    assert contents(tmp_path / "elsewhere") == before
 
 
 def test_what_other_programs_leave_does_not_matter(tmp_path):
@@ -81,7 +101,6 @@ TRAPS = {
     "checkpoints elsewhere": ("checkpoints", lambda path, out: path.symlink_to(out), "leads out of the folder"),
     "csv elsewhere": ("csv", lambda path, out: path.symlink_to(out), "leads out of the folder"),
     "a job elsewhere": ("3", lambda path, out: path.symlink_to(out), "leads out of the folder"),
-    "a logger's folder elsewhere": ("mine", lambda path, out: path.symlink_to(out), "leads out of the folder"),
     "a job's checkpoints elsewhere": ("3/checkpoints", lambda path, out: path.symlink_to(out), "leads out of the fol"),
     "a pipe": ("train.log", lambda path, out: os.mkfifo(path), "train.log is not a file"),
     "a device": ("3/train.log", lambda path, out: path.symlink_to("/dev/zero"), "train.log is not a file"),
@@ -102,7 +121,7 @@ def test_what_the_lab_would_write_elsewhere_or_wait_for_is_refused(tmp_path, tra
 
 
 WRITTEN = (
-    "train.log", "fit-profile.txt", "events.out.tfevents.1.host.2.0", "csv/metrics.csv", "tb/v0/hparams.yaml",
+    "train.log", "fit-profile.txt", "events.out.tfevents.1.host.2.0", "csv/metrics.csv", "hparams.yaml",
     "projector_config.pbtxt", "study.journal", ".study.journal.lock", "12/train.log", "12/csv/metrics.csv",
 )  # fmt: skip
 

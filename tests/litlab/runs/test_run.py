@@ -77,3 +77,11 @@ def test_a_damaged_record_is_named(tmp_path, text):
 def test_without_a_checkpoint_it_says_so(tmp_path):
     with pytest.raises(UserError, match="has no checkpoint; the run's status is running"):
         Run.create(tmp_path, seed=1).best_checkpoint()
+
+
+def test_other_versions_are_those_of_what_the_record_knows(tmp_path):
+    run = Run.create(tmp_path, seed=1)
+    assert run.other_versions() == {}
+    now = run.record.versions["torch"]
+    run.record.versions = {"torch": "2.0", "gone": "1"}
+    assert run.other_versions() == {"torch": ("2.0", now)}

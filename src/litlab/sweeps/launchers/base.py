@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from litlab.errors import UserError
-from litlab.runs.run import Run
+from litlab.runs.lock import FolderLock
 from litlab.sweeps.job import Ended, Job
 
 PATIENCE = 60
@@ -31,7 +31,7 @@ def left_alone(jobs: Iterator[Job]) -> Iterator[Job]:
     """
     for job in jobs:
         until = time.monotonic() + PATIENCE
-        while (job.folder / "run.json").exists() and Run.open(job.folder).is_alive():
+        while FolderLock(job.folder).is_held():
             if time.monotonic() > until:
                 raise UserError(f"{job.folder} is in use: another process is at work on this run")
             time.sleep(0.1)
