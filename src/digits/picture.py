@@ -1,20 +1,18 @@
 """Any picture of a digit, brought into MNIST's form as MNIST itself was made."""
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from scipy import ndimage
 
+from digits.paper import LEAST_CONTRAST, Pixels, ink_on_paper
 from litlab.errors import UserError
-
-Pixels = npt.NDArray[np.float64]
 
 # LeCun, Cortes, Burges, The MNIST database: the digit's larger side fills 20 pixels, its centre of mass is the middle.
 SIZE, BOX = 28, 20
-
-LEAST_CONTRAST = 16
-"""Grey levels, of 256, between paper and ink below which nothing is taken to be drawn."""
 
 GRAIN = 4.0
 """How many times the typical deviation of the border from its middle value is still paper."""
@@ -29,18 +27,20 @@ FULL = 254
 def mnist_form(picture: Image.Image) -> npt.NDArray[np.uint8]:
     """A digit as MNIST would have it: (28, 28), light on black, its larger side 20, its centre of mass in the middle.
 
-    Of MNIST's 70,000 images all but 17 come out as they are; 16 of those are cut off at an edge. Dark on light is told
-    from light on dark by the border, where there is mostly paper; if that is transparent, what is not is ink.
+    Of MNIST's 70,000 images all but 17 come out as they are; 16 of those are cut off at an edge. A picture of MNIST's
+    size is taken to be a drawing on even paper, which most of its border shows; a larger one may be a photograph. If
+    the border is transparent, what is not is ink.
 
     Args:
         picture: of any size, in Pillow's mode L, RGB, LA or RGBA.
 
     Raises:
-        UserError: nothing is drawn there.
+        UserError: nothing is drawn there, or several digits, or with ink as bright as the paper.
     """
     ink = _ink(picture)
     if not ink.any():
-        raise UserError("is blank")
+        unclear = "shows no digit that stands out from the paper all around it"
+        raise UserError("is blank" if _is_plain(picture) else unclear)
     digit = _drawn(ink, 0)
     if max(digit.shape) > SIZE:  # the faintest edge is less than a pixel of MNIST's, or a camera's noise
         digit = _drawn(ink, FAINT * ink.max())
@@ -51,6 +51,11 @@ def _drawn(ink: Pixels, faint: float) -> Pixels:
     """The part of the picture in which there is more ink than that."""
     rows, columns = (np.flatnonzero((ink > faint).any(axis)) for axis in (1, 0))
     return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _is_plain(picture: Image.Image) -> bool:
+    """Whether no colour varies."""
+    return bool((np.ptp(np.asarray(picture.convert("RGB")), axis=(0, 1)) < LEAST_CONTRAST).all())
 
 
 def _ink(picture: Image.Image) -> Pixels:
@@ -65,7 +70,15 @@ def _ink(picture: Image.Image) -> Pixels:
             return opacity * (255 - grey if is_dark else grey)
         paper = np.median(_border(grey)[_border(opacity) > 0.5])
         grey = grey * opacity + paper * (1 - opacity)
-    return _darkness(grey)
+    even = _darkness(grey)
+    return even if max(grey.shape) <= SIZE or _fills(even) else ink_on_paper(grey)
+
+
+def _fills(ink: Pixels) -> bool:
+    """Whether the ink is in one piece that reaches all sides of the picture, along less than half of its border."""
+    strokes = ink > ink.max() / 2
+    reaches = [edge.any() for edge in (strokes[0], strokes[-1], strokes[:, 0], strokes[:, -1])]
+    return all(reaches) and _border(strokes).mean() < 0.5 and ndimage.label(strokes)[1] == 1
 
 
 def _darkness(grey: Pixels) -> Pixels:
@@ -82,7 +95,7 @@ def _darkness(grey: Pixels) -> Pixels:
     return ink
 
 
-def _border(pixels: Pixels) -> Pixels:
+def _border(pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The outermost pixels."""
     return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
 

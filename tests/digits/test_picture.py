@@ -96,7 +96,7 @@ def test_grain_and_low_contrast_make_little_difference(digits):
     assert mean_difference(grainy, digits[:100]) < 8
 
 
-@pytest.mark.parametrize("size", [(1000, 3), (3, 1000), (1, 1000), (1000, 1000)])
+@pytest.mark.parametrize("size", [(1000, 3), (3, 1000), (2, 1000), (1000, 200)])
 def test_the_larger_side_fills_the_box_and_the_ink_is_full(size):
     sheet = np.zeros((1400, 1400), np.uint8)
     sheet[100 : 100 + size[0], 200 : 200 + size[1]] = 90
