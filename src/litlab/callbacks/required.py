@@ -11,7 +11,7 @@ from litlab.errors import UserError
 
 log = logging.getLogger(__name__)
 
-MEASURED_BY_THE_LAB = ("training_seconds", "images_per_second")
+MEASURED_BY_THE_LAB = ("training_seconds", "examples_per_second")
 
 
 class RequiredMetrics(Callback):
