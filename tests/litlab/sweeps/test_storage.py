@@ -186,7 +186,7 @@ def test_any_storage_of_optunas_may_stand_behind_its_proxy(tmp_path):
     assert run(tmp_path, "train", *arguments, f"hydra.sweep.dir={tmp_path}/file").code == 0
     gone = run(tmp_path, "train", *arguments, storage)
     refusal = f"train: {storage}: failed to connect to all addresses; "
-    assert (gone.code, len(gone.lines()), (tmp_path / "logs").exists()) == (2, 1, False)
+    assert (gone.code, len(gone.lines()), (tmp_path / "logs" / "train" / "multiruns").exists()) == (2, 1, False)
     assert gone.err.startswith(refusal)
     with serving(tmp_path / "studies", port):
         process = Process(tmp_path, "train", *arguments, storage)
