@@ -52,6 +52,7 @@ def test_data_modules_of_one_process_share_what_was_read(mnist, mnist_dir):
     assert other.train_dataloader().tensors[0] is mnist.val_dataloader().tensors[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_workers_read_the_same_batches_from_disk(mnist_dir, num_workers):
     def batches(epoch, **settings):
@@ -256,6 +257,7 @@ def test_an_unpacked_file_that_cannot_be_read_is_told(tmp_path):
         prepare(tmp_path)
 
 
+@pytest.mark.slow
 def test_processes_that_prepare_at_once_end_with_one_good_copy(tmp_path, archives, mirror):
     code = (
         "import sys; from pathlib import Path; from torchvision.datasets import MNIST\n"

@@ -1,6 +1,7 @@
 import logging
 import re
 
+import pytest
 import torch
 from conftest import settings
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -35,6 +36,7 @@ def plain_loop(folder):
     return losses, accuracies
 
 
+@pytest.mark.slow
 def test_the_tutorials_own_losses_step_for_step(mnist_dir, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     config = settings(

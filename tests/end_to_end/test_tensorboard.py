@@ -118,6 +118,7 @@ def test_a_sweep_of_a_hundred_runs_loads(logs, tmp_path):
     assert {reached["best/val_acc"] for _, reached in found.values()} == {found["0"][1]["best/val_acc"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tab", screenshots.PAGES)
 def test_a_browser_shows_it(page, url, tab):
     errors = []

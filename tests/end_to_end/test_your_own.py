@@ -89,6 +89,7 @@ def images(folder):
     return set(EventAccumulator(str(folder)).Reload().Tags()["images"])
 
 
+@pytest.mark.slow
 def test_another_network(project, tmp_path):
     folder = trained(project, "mlp", tmp_path / "run")
     assert weights(folder)["net.layers.1.weight"].shape == (128, 784)
@@ -100,6 +101,7 @@ def test_another_network(project, tmp_path):
     assert misspelt.err.startswith("train: model.net.hiden=3: no such key, did you mean model.net.hidden?; ")
 
 
+@pytest.mark.slow
 def test_pictures_stored_as_arrays(project, tmp_path):
     folder = trained(project, "arrays", tmp_path / "run")
     assert weights(folder)["net.conv1.0.weight"].shape == (16, 3, 5, 5)
@@ -107,6 +109,7 @@ def test_pictures_stored_as_arrays(project, tmp_path):
     assert images(folder) == DRAWN | {"filters"}
 
 
+@pytest.mark.slow
 def test_a_dataset_that_torchvision_reads(project, tmp_path):
     folder = trained(project, "fashion", tmp_path / "run")
     assert record(folder)["metrics"]["test"]["test/acc"] > 0.2

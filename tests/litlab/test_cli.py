@@ -117,6 +117,7 @@ def wheel(tmp_path_factory):
     return folder / "site"
 
 
+@pytest.mark.slow
 def test_the_wheel_works_without_the_checkout(wheel, tmp_path, archives):
     packed = {path.relative_to(wheel / "litlab" / "configs") for path in (wheel / "litlab" / "configs").rglob("*.yaml")}
     assert packed == {path.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.yaml")}

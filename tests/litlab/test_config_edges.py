@@ -64,6 +64,7 @@ def composing():
         yield
 
 
+@pytest.mark.slow
 @OFTEN
 @given(any_of.lists(OVERRIDES, min_size=1, max_size=2))
 @example(["trainer.max_epochs=1e400"])

@@ -38,6 +38,7 @@ def mounted(folder, options):
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [100, 600, 1000, 1200])
 def test_a_full_disk_is_told_and_what_was_saved_is_whole(tmp_path, kilobytes):
     with mounted(tmp_path / "small", f"size={kilobytes}k") as small:

@@ -119,6 +119,7 @@ def test_a_second_signal_stops_at_once_and_the_last_checkpoint_is_whole(tmp_path
     assert run(tmp_path, "train", f"resume={folder}").code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("worker", [1, 2, 3])  # of the check before training, of the training, of the validation
 def test_a_signal_to_all_processes_while_a_worker_starts_stops_the_training_alone(tmp_path, worker):
     folder = tmp_path / "run"

@@ -95,6 +95,7 @@ def test_a_killed_run_ends_in_the_same_weights_and_curves(undisturbed, tmp_path,
     assert len(record(folder)["resumed"]) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_again_and_again_comes_to_its_end(undisturbed, tmp_path):
     folder = tmp_path / "run"
     stopped = run(tmp_path, "train", *TWO_EPOCHS, "trainer.steps_per_execution=7", f"hydra.run.dir={folder}",
@@ -349,6 +350,7 @@ def test_a_run_that_is_at_work_is_left_alone(tmp_path):
     at_work.end()
 
 
+@pytest.mark.slow
 def test_a_run_that_moved_goes_on_where_it_is(undisturbed, tmp_path):
     arguments = [*TWO_EPOCHS, "trainer.steps_per_execution=7", f"hydra.run.dir={tmp_path}/here"]
     assert run(tmp_path, "train", *arguments, prepare=at("on_validation_start", 3)).code == -signal.SIGKILL
@@ -380,6 +382,7 @@ def log_in_many_ways():
     Classifier.__init__, Classifier.training_step = with_metric, logging_step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [("on_train_batch_end", 2), ("on_validation_start", 1), ("on_train_epoch_end", 1)])
 def test_what_an_epoch_comes_to_takes_in_the_steps_before_the_stop(tmp_path, stop):
     arguments = [*SHORT, "trainer.steps_per_execution=7", "test=false", "trainer.num_sanity_val_steps=0"]
@@ -401,6 +404,7 @@ def test_what_an_epoch_comes_to_takes_in_the_steps_before_the_stop(tmp_path, sto
     assert {"epoch/acc", "epoch/mean", "epoch/most", "both_epoch"} <= torture.metrics(tmp_path / "b")["last"].keys()
 
 
+@pytest.mark.slow
 def test_the_resume_command_works_in_a_shell(tmp_path, monkeypatch):
     folder = tmp_path / "a 'strange', (very) =name"
     arguments = [*SHORT, "test=false", f"paths.logs={tmp_path}/logs"]

@@ -9,6 +9,7 @@ def cells(table):
     return [list(column.cells) for column in table.columns]
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_is_compared_with_one_that_was_not(tmp_path):
     sweeps = script("sweeps")
     survived = sweeps.survive(tmp_path, ("seed=1,2", "data.batch_size=20,50,100", *SHORT))

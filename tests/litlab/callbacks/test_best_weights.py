@@ -37,6 +37,7 @@ def evaluated(tmp_path, folder):
     return record["metrics"]["test"]
 
 
+@pytest.mark.slow
 def test_what_is_kept_and_tested_is_what_the_averaging_gave(tmp_path):
     average = f"callbacks.ema={{_target_: {CALLBACKS}.EMAWeightAveraging, decay: 1.0}}"  # stays at the first step
     one_step, *_ = train(tmp_path, "one_step", "trainer.max_steps=1")

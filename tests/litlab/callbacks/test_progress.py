@@ -32,6 +32,7 @@ def on_terminal(folder, *arguments):
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.decode())
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_panel_a_bar_and_the_results(tmp_path):
     text = on_terminal(tmp_path, *SHORT, "trainer.limit_train_batches=100", "trainer.limit_test_batches=2")
     assert "╭─ training on cpu" in text
@@ -47,6 +48,7 @@ def test_a_terminal_shows_a_panel_a_bar_and_the_results(tmp_path):
     assert "test/acc of 9" in log
 
 
+@pytest.mark.slow
 def test_a_pipe_gets_plain_lines(command, tmp_path):
     process = command("train", *SHORT, "trainer.max_epochs=2")
     assert process.returncode == 0, process.stderr

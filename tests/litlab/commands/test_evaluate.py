@@ -21,6 +21,7 @@ def evaluated(tmp_path):
     return [json.loads(file.read_text()) for file in files]
 
 
+@pytest.mark.slow
 def test_gives_exactly_the_metrics_of_the_training(command, trained, tmp_path):
     tested = json.loads((trained / "run.json").read_text())["metrics"]["test"]
     assert command("evaluate", "run=run").returncode == 0
@@ -32,6 +33,7 @@ def test_gives_exactly_the_metrics_of_the_training(command, trained, tmp_path):
     assert by_checkpoint["evaluated"] == str(trained / "checkpoints" / "last.ckpt")
 
 
+@pytest.mark.slow
 def test_what_is_no_run_is_named(command, trained, tmp_path):
     (tmp_path / "empty").mkdir()
     answers = {

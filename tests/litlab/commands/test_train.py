@@ -117,6 +117,7 @@ def test_the_record_and_the_checkpoint_agree_on_the_best_epoch(tmp_path, monkeyp
     assert run.record.measured("val/odd") == 0.5
 
 
+@pytest.mark.slow
 def test_a_run_is_never_overwritten(command, tmp_path):
     done = command("train", *SHORT, "test=false", "logger=none", f"hydra.run.dir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
@@ -127,6 +128,7 @@ def test_a_run_is_never_overwritten(command, tmp_path):
     assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
 
 
+@pytest.mark.slow
 def test_the_same_command_twice_gives_the_same_weights(command, tmp_path):
     arguments = [*SHORT, "trainer.limit_train_batches=50", "logger=none", "test=false"]
     for name in ("a", "b"):
@@ -256,6 +258,7 @@ def test_other_loggers(tmp_path):
     assert {path.name for path in (tmp_path / "none").iterdir()} == {"run.json", ".lock", "checkpoints"}
 
 
+@pytest.mark.slow
 def test_a_multirun_gives_each_job_a_folder(command, tmp_path):
     done = command("train", "-m", "seed=0,1", *SHORT, "test=false")
     assert done.returncode == 0, done.stderr
@@ -267,6 +270,7 @@ def test_a_multirun_gives_each_job_a_folder(command, tmp_path):
     assert "seed: 1" in (sweep / "1" / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_output_that_is_no_terminal_gets_a_line_an_epoch(command, tmp_path):
     done = command("train", *SHORT, "trainer.max_epochs=3", "test=false")
     assert done.returncode == 0
@@ -280,6 +284,7 @@ def test_output_that_is_no_terminal_gets_a_line_an_epoch(command, tmp_path):
     assert all(line in log for line in lines)
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_progress_bar(tmp_path):
     train_command = [sys.executable, "-m", "litlab", "train", *SHORT, "test=false", f"paths.logs={tmp_path}"]
     done = subprocess.run(

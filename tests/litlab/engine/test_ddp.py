@@ -128,6 +128,7 @@ def test_another_number_of_processes_goes_on(alone, tmp_path, before, after):
     require_same_training(folder, alone)
 
 
+@pytest.mark.slow
 def test_as_many_processes_go_on_to_the_bit(tmp_path):
     arguments = [*TWO, "trainer.max_epochs=2", "augment=affine", "callbacks=ema", "checkpoint.every_n_steps=7"]
     arguments += ["trainer.steps_per_execution=5"]
@@ -202,6 +203,7 @@ def log_in_many_ways():
     Classifier.validation_step = validation_step
 
 
+@pytest.mark.slow
 def test_whatever_is_logged_is_that_of_all_examples(tmp_path):
     prepare = all_of(EXACTLY, log_in_many_ways)
     one, two = (train_in(tmp_path, processes, *UNEVEN, prepare=prepare) for processes in (1, 2))

@@ -24,6 +24,7 @@ from litlab.engine.hooks import AROUND_STEP, IN_STEP, STEP_PARTS
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -113,6 +114,7 @@ def test_what_an_execution_has_logged_is_saved_with_it(tmp_path, monkeypatch):
     assert [count for count in dict.fromkeys(saved) if count] == [7, 14, 21, 22]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # only the first training makes them
 @pytest.mark.parametrize("steps", [1, 7])
 def test_goes_on_in_the_middle_of_an_epoch(tmp_path, steps):

@@ -307,6 +307,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoilt", CONFIGS)
 def test_a_config_that_is_not_ones_own_is_data(good, tmp_path, spoilt):
     spoil, reason = CONFIGS[spoilt]

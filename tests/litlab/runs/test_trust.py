@@ -212,6 +212,7 @@ def test_a_folder_from_somebody_else_touches_nothing(theirs, tmp_path, attack):
     assert not Path(OUTSIDE).exists()
 
 
+@pytest.mark.slow
 def test_an_honest_folder_from_somebody_else_can_be_used(theirs, tmp_path):
     folder = shutil.copytree(theirs, tmp_path / "run")
     assert run(tmp_path, "compare", str(folder)).code == 0

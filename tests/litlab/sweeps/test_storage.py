@@ -93,6 +93,7 @@ def test_several_jobs_at_once_report_to_the_database(server, tmp_path):
         assert trial.intermediate_values == {at: one.metrics["val/acc"] for at, one in enumerate(validations)}
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_goes_on_with_its_study(server, tmp_path):
     moments = random.Random(0)
     arguments = sweep_arguments(tmp_path, *GRID, f"sweep.storage={server.url}")
@@ -178,6 +179,7 @@ def serving(file, port):
         process.join()
 
 
+@pytest.mark.slow
 def test_any_storage_of_optunas_may_stand_behind_its_proxy(tmp_path):
     port = free_port()
     storage = f"sweep.storage=grpc://127.0.0.1:{port}"
@@ -272,6 +274,7 @@ def test_a_driver_that_is_not_installed_is_named(tmp_path):
     assert ended.err.endswith("takes psycopg; pip install -e '.[postgresql]' brings it for postgresql+psycopg://…\n")
 
 
+@pytest.mark.slow
 def test_a_password_is_kept_nowhere(server, tmp_path, monkeypatch):
     for option in ("-m", "trainer.max_epochs=1"):  # the second is a run, which takes no storage
         url = f"sweep.storage=postgresql+psycopg://x:hunter2@127.0.0.1:{server.port}/studies"

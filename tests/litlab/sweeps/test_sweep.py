@@ -65,6 +65,7 @@ def test_a_sweep_compares_its_jobs_and_keeps_the_best(undisturbed, tmp_path):
     assert record(tmp_path / "again")["metrics"]["test"]
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_again_and_again_ends_in_the_same_table(undisturbed, tmp_path):
     sweep, _ = undisturbed
     moments = random.Random(0)
@@ -183,6 +184,7 @@ def test_a_signal_to_all_processes_stops_several_at_once_and_they_save_their_sta
     assert pids(sweep, "train.log") == []
 
 
+@pytest.mark.slow
 def test_jobs_stop_with_their_sweep_and_are_waited_for(tmp_path):
     process, sweep = begun(tmp_path)
     process.send(signal.SIGKILL)
@@ -223,6 +225,7 @@ def test_hopeless_jobs_are_pruned(tmp_path, launcher):
     assert ": pruned: val/acc " in ended.out
 
 
+@pytest.mark.slow
 def test_pruning_goes_by_the_objective(tmp_path):
     by_loss = ["sweep.objectives={val/loss:min}", "sweep.pruner=median", "trainer.max_epochs=2"]
     rates = "optimizer.lr=0.000001,0.000002,0.000003,0.000004,0.000005,0.003,0.0000001"
