@@ -25,6 +25,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+BatchSize = Annotated[int, Field(gt=0, lt=2**31)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -525,9 +526,9 @@ class FolderDataModule(Settings):
     """Share of each class that is kept for the test; at least one picture, unless it is 0."""
     split_seed: Seed
     """Seed of the choice of these pictures; apart from `seed`, so that runs can be compared."""
-    batch_size: PositiveInt
+    batch_size: BatchSize
     """Pictures in a training batch."""
-    eval_batch_size: PositiveInt
+    eval_batch_size: BatchSize
     """Pictures in a validation or test batch; changes speed and memory, not results."""
     shuffle: bool
     """Whether each epoch has an order of its own."""

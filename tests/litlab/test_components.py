@@ -157,3 +157,19 @@ def test_reads_a_constructor_without_importing_it():
     assert accepted_arguments("torch.nn.Linear") >= {"in_features", "out_features"}  # torch.nn imports it by a star
     assert accepted_arguments("torchvision.transforms.v2.RandomAffine") >= {"degrees", "translate"}
     assert accepted_arguments("lightning.pytorch.callbacks.EarlyStopping") >= {"monitor", "patience"}
+
+
+@pytest.mark.parametrize(
+    ("node", "line"),
+    [
+        ({"_target_": "torch.nn.Linear", "in_features": -1, "out_features": 3}, "negative dimension -1"),
+        ({"_target_": "torch.nn.Linear", "in_features": 10**30, "out_features": 3}, "Overflow"),
+        ({"_target_": "torch.nn.Linear", "in_features": 10**7, "out_features": 10**8}, "can't allocate memory"),
+        ({"_target_": "digits.convnet.ConvNet", "channels": [10**6, 10**8]}, "can't allocate memory"),
+        ({"_target_": "lightning.pytorch.loggers.CometLogger"}, "comet-ml"),
+        ({"_target_": "nowhere.Net"}, "No module named 'nowhere'"),
+    ],
+)
+def test_what_a_constructor_cannot_do_is_a_line_with_the_key(node, line):
+    with pytest.raises(UserError, match=rf"^model\.net[.:].*{line}"):
+        build(node, key="model.net")

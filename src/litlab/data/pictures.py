@@ -1,10 +1,13 @@
 """Pictures as they come, in files or on standard input: of any format, size and colour, whole or not."""
 
 import glob
+import math
 import sys
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 
 from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
@@ -21,6 +24,11 @@ NEW_SUBFILE_TYPE, REDUCED, MASK = 254, 1, 4
 
 LARGEST_STREAM = 2**28
 """Bytes that are read from standard input."""
+
+LARGE = 2**22
+"""Pixels above which a picture is reduced once it is read; of these, only one is decoded at a time, to save memory."""
+
+decoding_large = Lock()
 
 # A picture of more than 89 million pixels is a mistake or an attack; Pillow refuses only twice that by itself.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
@@ -65,7 +73,7 @@ def _standard_input() -> bytes:
 
 
 def read(source: Path | bytes, max_value: float | None = None) -> Image.Image:
-    """A picture, upright, in mode L or RGB, or where parts are transparent LA or RGBA.
+    """A picture, upright, in mode L or RGB, or where parts are transparent LA or RGBA; a large one is reduced.
 
     Args:
         source: the file, or what is in it.
@@ -75,12 +83,16 @@ def read(source: Path | bytes, max_value: float | None = None) -> Image.Image:
         UserError: it cannot be read, and why; its name is left to the caller.
         UnknownRangeError: it takes `max_value` to read it.
     """
+    if isinstance(source, Path) and source.exists() and not source.is_file():  # opening a pipe would wait for a writer
+        raise UserError("is no file but a folder, pipe, socket or device")
     try:
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as picture:
+        file = BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(file, formats=FORMATS) as picture, _turn(picture):
             _refuse_pages(picture)
             refuse_lost_digits(picture, max_value)
             picture.load()
-            return ImageOps.exif_transpose(in_bytes(picture, max_value) if is_deep(picture) else _plain(picture))
+            whole = in_bytes(picture, max_value) if is_deep(picture) else _plain(picture)
+            return ImageOps.exif_transpose(_reduced(whole))
     except UserError:
         raise
     except UnidentifiedImageError as error:
@@ -90,6 +102,17 @@ def read(source: Path | bytes, max_value: float | None = None) -> Image.Image:
         raise UserError(f"has more than {Image.MAX_IMAGE_PIXELS} pixels, as a decompression bomb would") from error
     except Exception as error:  # Pillow says with many types that a file is not what it should be
         raise UserError(f"is a damaged picture: {first_lines(error)}") from error
+
+
+def _turn(picture: Image.Image) -> AbstractContextManager[object]:
+    """What to hold while a picture is decoded."""
+    return decoding_large if math.prod(picture.size) > LARGE else nullcontext()
+
+
+def _reduced(picture: Image.Image) -> Image.Image:
+    """The picture with about LARGE pixels at most, each the mean of a square of the picture's."""
+    factor = math.isqrt(math.prod(picture.size) // LARGE)
+    return picture.reduce(min(factor, *picture.size)) if factor > 1 else picture
 
 
 def _refuse_pages(picture: Image.Image) -> None:

@@ -1,4 +1,5 @@
 import io
+import os
 import shutil
 import sys
 
@@ -252,6 +253,12 @@ def test_a_training_goes_on_exactly_and_only_with_the_same_pictures(own_pictures
     whole, run = (Run.open(tmp_path / name).record.metrics for name in ("whole", "killed/run"))
     assert run.test == whole.test
     assert list(run.test_by_class) == [f"digit-{digit}" for digit in range(10)]
+
+
+def test_a_pipe_is_named_instead_of_waited_for(own_pictures):
+    os.mkfifo(own_pictures / "digit-3" / "pipe.png")
+    with pytest.raises(UserError, match="digit-3/pipe.png is no file but a folder, pipe, socket or device; mend"):
+        set_up(own_pictures).train_dataloader()
 
 
 # --- classes and split belong to the run ------------------------------------------------------------------------------

@@ -123,6 +123,19 @@ def test_finds_a_file_a_folder_and_a_pattern(tmp_path, monkeypatch):
     assert list(find("pictures/deep/c[1].jpg")) == ["pictures/deep/c[1].jpg"]  # there is a file of just that name
 
 
+def test_what_is_no_file_is_named_instead_of_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UserError, match="^is no file but a folder, pipe, socket or device$"):
+        read(tmp_path / "pipe.png")
+
+
+def test_a_large_picture_is_reduced(digit):
+    large = digit.resize((5600, 5600), Image.Resampling.NEAREST)
+    picture = read(encoded(large, compress_level=1))
+    assert picture.size == (2800, 2800)
+    assert np.array_equal(np.asarray(picture.resize((28, 28), Image.Resampling.NEAREST)), np.asarray(digit))
+
+
 def test_what_is_not_there_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
