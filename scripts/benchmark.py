@@ -45,7 +45,8 @@ from litlab import schema
 from litlab.commands import train as commands_train
 from litlab.commands.train import train
 from litlab.config import check, run_config
-from litlab.engine.graph import WARM_UP, CudaGraph
+from litlab.engine.graphs.cuda import CudaGraph
+from litlab.engine.graphs.optimization import WARM_UP
 from litlab.engine.hardware import cores, has_bf16_instructions, use_all_cores
 from litlab.project import CONFIGS
 

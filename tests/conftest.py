@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hydra
 import pytest
@@ -23,6 +24,7 @@ torch.set_num_threads(1)
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ["LITLAB_HOME"] = str(ROOT / ".pytest_cache" / "litlab")  # runs of tests are not marked with the user's key
+CAPTURES = "litlab.engine.graphs.optimization"
 SHORT = (
     "trainer.accelerator=cpu",
     "trainer.max_epochs=1",
@@ -104,3 +106,31 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+@pytest.fixture
+def tape(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Lets the engine capture its steps on the CPU; the captures."""
+    from tape import Tape
+
+    monkeypatch.setattr(f"{CAPTURES}.CudaGraph", Tape)
+    monkeypatch.setattr(Tape, "made", [])
+    for name in ("adadelta", "adam", "adamax", "asgd", "nadam", "radam", "rmsprop", "rprop"):
+        module = sys.modules[f"torch.optim.{name}"]
+        monkeypatch.setattr(module, "_get_capturable_supported_devices", lambda *_, **__: ["cpu"])
+    made: list[Any] = Tape.made
+    return made
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Trains as `fit` does, several steps at a time, without ever capturing one."""
+
+    def trained(*arguments: Any, **options: Any) -> Any:
+        from runs import fit
+
+        with monkeypatch.context() as patch:
+            patch.setattr(f"{CAPTURES}.WARM_UP", 10**9)
+            return fit(*arguments, **options, steps=7)
+
+    return trained

@@ -51,6 +51,7 @@ class RecordRun(Callback):
         record.training_seconds = self.throughput.seconds
         record.examples_per_second = self.throughput.examples_per_second
         record.skipped_batches = self.metrics.skipped
+        record.cuda_graph = trainer.fit_loop.epoch_loop.automatic_optimization.summary()  # type: ignore[attr-defined]
         self.run.save()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

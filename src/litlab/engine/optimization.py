@@ -56,6 +56,19 @@ class LoggedOptimization(_AutomaticOptimization):
         self.metrics.add(step)
         return outputs
 
+    def prepare(self, obstacle: str | None) -> None:
+        """Get ready for an epoch; `obstacle` is why the loop executes one step at a time, if it has to."""
+
+    def begin_execution(self) -> None:
+        """Get ready for an execution."""
+
+    def close(self) -> None:
+        """Give back what the steps have taken, when the training has ended."""
+
+    def summary(self) -> str | None:
+        """Return what `run.json` says about CUDA graphs."""
+        return None
+
     def execute(self, optimizer: Optimizer, batch_idx: int, kwargs: Batch) -> tuple[dict[str, Any], Gathered]:
         """Do the step; its outputs, and what the module has logged."""
         with self.metrics.collecting(self.trainer.lightning_module):
@@ -93,6 +106,7 @@ class DirectOptimization(LoggedOptimization):
     def __init__(self, trainer: Trainer, metrics: StepMetrics) -> None:
         super().__init__(trainer, metrics)
         self.detour: str | None = None
+        self._obstacle: str | None = None
 
     def prepare(self, obstacle: str | None) -> None:
         """Find out, before an epoch, whether a step must be left to Lightning.
@@ -100,15 +114,26 @@ class DirectOptimization(LoggedOptimization):
         Args:
             obstacle: why the loop executes one step at a time, if it does; Lightning then does all of it.
         """
-        self.detour = obstacle or _detour(self.trainer)
+        self._obstacle = obstacle
+        self.begin_execution()
+
+    def begin_execution(self) -> None:
+        """Find that out again before an execution, since a hook may have changed the Trainer."""
+        self.detour = self._obstacle or _detour(self.trainer)
 
     def execute(self, optimizer: Optimizer, batch_idx: int, kwargs: Batch) -> tuple[dict[str, Any], Gathered]:
         """Do the step; its outputs, and what the module has logged."""
         if self.detour:
             return super().execute(optimizer, batch_idx, kwargs)
-        trainer, module = self.trainer, self.trainer.lightning_module
         progress = self.optim_progress.optimizer.step
         progress.increment_ready()
+        results = self.step(optimizer, kwargs)
+        progress.increment_completed()
+        return results
+
+    def step(self, optimizer: Optimizer, kwargs: Batch) -> tuple[dict[str, Any], Gathered]:
+        """Do the step without counting it; its outputs, and what the module has logged."""
+        trainer, module = self.trainer, self.trainer.lightning_module
         backward = self.backward_of(optimizer, module.backward)
         with self.metrics.collecting(module):
             module._current_fx_name = "training_step"  # where `self.log` is called from
@@ -127,14 +152,14 @@ class DirectOptimization(LoggedOptimization):
             if limit is not None:
                 module.configure_gradient_clipping(optimizer, limit, algorithm)
             optimizer.step()
-        progress.increment_completed()
         return result.asdict() if result.closure_loss is not None else {}, self.metrics.gather(result.loss)
 
 
 def gradient_norm(optimizer: Optimizer) -> Tensor:
     """The Euclidean norm of all gradients together, before they are clipped."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    return get_total_norm([weight.grad for weight in weights if weight.grad is not None and not weight.grad.is_sparse])
+    gradients = [weight.grad for weight in weights if weight.grad is not None and not weight.grad.is_sparse]
+    return get_total_norm(gradients) if gradients else weights[0].new_zeros(())  # the former would be on the CPU
 
 
 def _detour(trainer: Trainer) -> str | None:

@@ -26,11 +26,11 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 
 from litlab.data.order import Resumable
-from litlab.engine.graph import GraphedOptimization
+from litlab.engine.graphs.optimization import GraphedOptimization
 from litlab.engine.group import from_all, place, share_signals
 from litlab.engine.hooks import foreign_callbacks, hooks_of_each_step
 from litlab.engine.metrics import StepMetrics
-from litlab.engine.optimization import DirectOptimization, LoggedOptimization, simplify_optimizers
+from litlab.engine.optimization import LoggedOptimization, simplify_optimizers
 from litlab.engine.random_state import random_state, set_random_state
 from litlab.engine.stopping import stop_reason
 from litlab.interruption import stop
@@ -135,7 +135,7 @@ class ExecutionLoop(_TrainingEpochLoop):
         self._accumulated_as_configured = trainer.accumulate_grad_batches
         self._obstacles_told: set[str] = set()
         optimization = LoggedOptimization if steps_per_execution == 1 else GraphedOptimization
-        self.automatic_optimization = optimization(trainer, metrics)
+        self.automatic_optimization: LoggedOptimization = optimization(trainer, metrics)
         self.checkpoints = checkpoints
         self.examples, self.batch_size, self.share, self.weight = 0, 1, 1, 1.0
         self.resumes_after_step = False
@@ -184,6 +184,7 @@ class ExecutionLoop(_TrainingEpochLoop):
             return
         if self.trainer.accumulate_grad_batches != self._accumulated:  # since the last execution
             self._choose_steps(data_fetcher)
+        self.automatic_optimization.begin_execution()
         if not self.restarting:  # otherwise Lightning first sorts out where it was
             for _ in range(self._steps_until_due() - 1):
                 self._step(data_fetcher)
@@ -209,6 +210,11 @@ class ExecutionLoop(_TrainingEpochLoop):
             self.trainer._signal_connector.received_sigterm = False
         super().on_advance_end(data_fetcher)
         self._validates = False
+
+    def teardown(self) -> None:
+        """Lightning's, and give back what the steps have taken."""
+        self.automatic_optimization.close()
+        super().teardown()
 
     def validate(self) -> None:
         """Validate now, besides when it is due."""
@@ -240,8 +246,7 @@ class ExecutionLoop(_TrainingEpochLoop):
         if obstacle and self.steps_per_execution > 1 and obstacle not in self._obstacles_told:
             self._obstacles_told.add(obstacle)
             log.info("trainer.steps_per_execution is 1 here: %s", obstacle)
-        if isinstance(self.automatic_optimization, DirectOptimization):
-            self.automatic_optimization.prepare(obstacle)
+        self.automatic_optimization.prepare(obstacle)
 
     def _is_time_over(self) -> bool:
         remaining = [timer.time_remaining() for timer in self._timers]

@@ -147,6 +147,8 @@ class Record(Part):
     """From the first step to the last, without validation and test."""
     examples_per_second: float | None = None
     """In that time."""
+    cuda_graph: str | None = None
+    """How many steps were done by a CUDA graph and how many of these were checked, or why none was; None on a CPU."""
     skipped_batches: int = 0
     """Dropped by trainer.on_nan=skip."""
     metrics: Metrics = Metrics()

@@ -8,7 +8,9 @@ import torch
 from conftest import settings
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.loggers import Logger
+from torch import nn
 
+from digits.classifier import Classifier
 from litlab.commands.train import build_module, make_trainer
 from litlab.components import build
 from litlab.engine.metrics import StepMetrics
@@ -29,6 +31,14 @@ STEP = (
 
 FULL = (*STEP, "callbacks=ema")
 """And what litlab adds."""
+
+FEW = (*FULL, "data.val_size=59700")
+"""300 images."""
+
+TEN = (*FEW, "data.batch_size=31", "trainer.max_epochs=2")
+"""9 batches of 31 and one of 21, twice."""
+
+PLAIN = (*TEN, "augment=none", "callbacks=none", "scheduler=none")
 
 
 class Curves(Logger):
@@ -102,3 +112,23 @@ def fit(folder, *overrides, steps=None, module_class=None, callbacks=(), checkpo
         execute_steps(trainer, steps, metrics)
     trainer.fit(module, datamodule=build(config.data), ckpt_path=checkpoint)
     return Training(module, trainer, curves, diary, metrics)
+
+
+def graphs(training):
+    """What has decided on graphs in a training."""
+    return training.trainer.fit_loop.epoch_loop.automatic_optimization
+
+
+def said(caplog):
+    """What was said of graphs."""
+    return [message for message in caplog.messages if "CUDA graph" in message]
+
+
+class Regularized(Classifier):
+    """Has what draws and what keeps statistics."""
+
+    def configure_model(self):
+        self.norm, self.drop = nn.BatchNorm1d(10), nn.Dropout(0.5)
+
+    def forward(self, images):
+        return self.drop(self.norm(super().forward(images)))

@@ -1,10 +1,8 @@
 import logging
 
-import numpy as np
 import pytest
 import torch
-from runs import FULL, fit
-from tape import Tape
+from runs import PLAIN, TEN, Regularized, fit, graphs, said
 
 from digits.classifier import Classifier
 from litlab.data.memory import InMemoryLoader
@@ -12,60 +10,54 @@ from litlab.data.memory import InMemoryLoader
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 
 
-@pytest.fixture
-def tape(monkeypatch):
-    """Lets the engine record its steps on the CPU; the recordings."""
-    monkeypatch.setattr("litlab.engine.graph.CudaGraph", Tape)
-    monkeypatch.setattr(Tape, "made", [])
-    return Tape.made
-
-
-SETTINGS = [*FULL, "data.batch_size=140", "trainer.max_epochs=2"]  # 21 batches of 140 and one of 60, twice
-
-
-def test_a_recorded_step_does_what_the_step_does(tmp_path, tape):
-    one_by_one = fit(tmp_path, *SETTINGS, steps=1)
-    assert tape == []
-    recorded = fit(tmp_path, *SETTINGS, steps=7)
-    assert [(made.warm_ups, made.replays) for made in tape] == [(3, 44 - 3 - 2)]
-    assert recorded.trainer.global_step == 44
+@pytest.mark.parametrize(
+    ("module_class", "settings", "rounding"), [(Classifier, TEN, 1e-4), (Regularized, [*TEN, "callbacks=none"], 1e-2)]
+)
+def test_a_captured_step_does_what_the_step_does(tmp_path, tape, eager, caplog, module_class, settings, rounding):
+    one_by_one = fit(tmp_path, *settings, module_class=module_class, steps=1)
+    expected = eager(tmp_path, *settings, module_class=module_class)
+    with caplog.at_level(logging.INFO):
+        captured = fit(tmp_path, *settings, module_class=module_class, steps=7)
+    assert said(caplog) == []
+    # Of 20 batches 3 warm up and 2 are smaller; the 1st, 2nd, 4th, 8th and the epoch's first are done both ways.
+    assert (graphs(captured).replayed, graphs(captured).checked) == (10, 5)
+    assert graphs(captured).summary() == "15 steps, of which 5 were checked"
+    assert [made.replays for made in tape if made.is_captured] == [15]
+    assert torch.equal(captured.weights(), expected.weights())
+    for name, value in expected.module.state_dict().items():
+        assert torch.equal(captured.module.state_dict()[name], value), name
+    assert captured.curves.points == expected.curves.points
     # Learning rates are rounded to 32 bits in a tensor; all else is the same.
-    assert recorded.weights().allclose(one_by_one.weights(), atol=1e-4)
-    for name in ("train/loss", "train/acc", "val/loss"):
-        own, expected = recorded.curves.curve(name), one_by_one.curves.curve(name)
-        assert [step for step, _ in own] == [step for step, _ in expected]
-        assert [value for _, value in own] == pytest.approx([value for _, value in expected], rel=1e-3, abs=1e-3)
-    assert recorded.curves.curve("learning_rate") == one_by_one.curves.curve("learning_rate")
+    assert captured.weights().allclose(one_by_one.weights(), atol=rounding)
+    assert captured.curves.curve("learning_rate") == one_by_one.curves.curve("learning_rate")
 
 
-def test_a_recording_leaves_no_trace_in_what_a_checkpoint_holds(tmp_path, tape):
-    trained = fit(tmp_path, *SETTINGS, steps=7)
+def test_a_capture_leaves_no_trace_in_what_a_checkpoint_holds(tmp_path, tape):
+    trained = fit(tmp_path, *TEN, steps=7)
     group = trained.trainer.optimizers[0].param_groups[0]
     assert isinstance(group["lr"], float)
     assert group["capturable"] is False
 
 
-class LooksAtTheLoss(Classifier):
-    """Takes a number off the device in each step."""
-
-    def training_step(self, batch, batch_idx):
-        loss = super().training_step(batch, batch_idx)
-        return loss if loss.item() < 100 else None
-
-
-class LogsANumber(Classifier):
-    """Logs what a graph would not change."""
-
-    def training_step(self, batch, batch_idx):
-        self.log("batch", batch_idx)
-        return super().training_step(batch, batch_idx)
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+def test_after_the_training_its_graph_is_released(tmp_path, tape):
+    trained = fit(tmp_path, *TEN, steps=7)
+    assert [made.is_released for made in tape if made.is_captured] == [True]
+    assert graphs(trained).captured is None
+    assert all(weight.grad is None for weight in trained.module.parameters())
+    assert trained.trainer.test(trained.module, trained.trainer.datamodule, verbose=False)
+    trained.trainer.fit_loop.max_epochs = 3
+    trained.trainer.fit(trained.module, datamodule=trained.trainer.datamodule)
+    assert trained.trainer.global_step == 30
 
 
-class DrawsInPython(Classifier):
-    """Draws what a graph would draw only once."""
-
-    def training_step(self, batch, batch_idx):
-        return super().training_step(batch, batch_idx) * float(np.random.uniform(0.5, 1.5))
+def test_accumulated_gradients_are_left_to_lightning(tmp_path, tape, caplog):
+    settings = [*TEN, "trainer.accumulate_grad_batches=2"]
+    one_by_one = fit(tmp_path, *settings, steps=1)
+    with caplog.at_level(logging.INFO):
+        tried = fit(tmp_path, *settings, steps=7)
+    assert said(caplog) == ["no CUDA graph: trainer.accumulate_grad_batches is not 1"]
+    assert torch.equal(tried.weights(), one_by_one.weights())
 
 
 class LogsMeans(Classifier):
@@ -77,105 +69,76 @@ class LogsMeans(Classifier):
         return loss
 
 
-@pytest.mark.parametrize(
-    ("module_class", "overrides", "reason"),
-    [
-        (LooksAtTheLoss, [], "the step cannot be captured: operation not permitted when stream is capturing"),
-        (LogsANumber, [], "batch is logged as a number that Python knows, which a graph would not change"),
-        (DrawsInPython, [], "a step draws random numbers on the CPU"),
-        (Classifier, ["trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches is not 1"),
-    ],
-)
-def test_what_cannot_be_recorded_runs_step_by_step(tmp_path, tape, caplog, module_class, overrides, reason):
-    one_by_one = fit(tmp_path, *SETTINGS, *overrides, module_class=module_class, steps=1)
-    with caplog.at_level(logging.INFO):
-        tried = fit(tmp_path, *SETTINGS, *overrides, module_class=module_class, steps=7)
-    assert [message for message in caplog.messages if "no CUDA graph" in message] == caplog.messages
-    assert len(caplog.messages) == 1
-    assert caplog.messages[0].startswith(f"no CUDA graph: {reason}")
-    assert torch.equal(tried.weights(), one_by_one.weights())
-    assert tried.trainer.global_step == one_by_one.trainer.global_step
-    assert tried.curves.curve("train/loss") == one_by_one.curves.curve("train/loss")
-
-
-def test_means_over_an_epoch_are_kept_of_recorded_steps(tmp_path, tape):
-    recorded = fit(tmp_path, *SETTINGS, module_class=LogsMeans, steps=7)
-    assert tape[0].replays > 0
-    losses = [value for _, value in recorded.curves.curve("train/loss")]
-    sizes = [140] * 21 + [60]
+def test_means_over_an_epoch_are_kept_of_captured_steps(tmp_path, tape):
+    captured = fit(tmp_path, *TEN, module_class=LogsMeans, steps=7)
+    assert graphs(captured).replayed > 0
+    losses = [value for _, value in captured.curves.curve("train/loss")]
+    sizes = [31] * 9 + [21]
     means = [
-        sum(loss * size for loss, size in zip(losses[start : start + 22], sizes, strict=True)) / 3000
-        for start in (0, 22)
+        sum(loss * size for loss, size in zip(losses[start : start + 10], sizes, strict=True)) / 300
+        for start in (0, 10)
     ]
-    assert [value for _, value in recorded.curves.curve("mean")] == pytest.approx(means, rel=1e-5)
+    assert [value for _, value in captured.curves.curve("mean")] == pytest.approx(means, rel=1e-5)
 
 
-def test_a_schedule_that_moves_the_momentum_too_ends_the_graph(tmp_path, tape, caplog, monkeypatch):
-    def with_momentum(self, optimizer, total_steps, warmup):
-        torch.optim.lr_scheduler.OneCycleLR.__init__(self, optimizer, max_lr=0.01, total_steps=total_steps)
-
-    monkeypatch.setattr("litlab.schedulers.OneCycle.__init__", with_momentum)
-    one_by_one = fit(tmp_path, *SETTINGS, steps=1)
-    with caplog.at_level(logging.INFO):
-        tried = fit(tmp_path, *SETTINGS, steps=7)
-    assert caplog.messages == ["no CUDA graph: the schedule changes more than the learning rate"]
-    assert tried.weights().allclose(one_by_one.weights(), atol=1e-4)
+@pytest.mark.parametrize(("batch_size", "batches"), [(160, 2), (90, 4)])
+def test_of_a_few_batches_an_epoch_the_common_shape_is_captured(tmp_path, tape, eager, batch_size, batches):
+    settings = [*PLAIN, f"data.batch_size={batch_size}", "trainer.max_epochs=6", "trainer.limit_val_batches=0"]
+    expected, captured = eager(tmp_path, *settings), fit(tmp_path, *settings, steps=7)
+    assert graphs(captured).replayed + graphs(captured).checked == 6 * (batches - 1) - 3
+    assert torch.equal(captured.weights(), expected.weights())
 
 
-def test_batches_that_change_their_shape_are_not_graphed(tmp_path, tape, caplog, monkeypatch):
+def with_sizes(monkeypatch, sizes):
+    """Cut the batches of a training to these sizes, by number."""
     rest = InMemoryLoader._rest
 
-    def ragged(loader):
+    def cut(loader):
+        whole = loader.sampler.shuffle
         for number, parts in enumerate(rest(loader)):
-            yield tuple(part[: len(part) - number % 3] for part in parts) if loader.sampler.batch_size == 140 else parts
+            yield tuple(part[: sizes(number)] for part in parts) if whole else parts
 
-    monkeypatch.setattr(InMemoryLoader, "_rest", ragged)
-    one_by_one = fit(tmp_path, *SETTINGS, steps=1)
+    monkeypatch.setattr(InMemoryLoader, "_rest", cut)
+
+
+def test_batches_that_change_their_shape_are_done_without(tmp_path, tape, eager, caplog, monkeypatch):
+    with_sizes(monkeypatch, lambda number: 30 - number % 3)
+    settings = [*PLAIN, "data.batch_size=30"]
+    expected = eager(tmp_path, *settings)
+    caplog.clear()
     with caplog.at_level(logging.INFO):
-        tried = fit(tmp_path, *SETTINGS, steps=7)
-    assert caplog.messages == ["no CUDA graph for batches of another shape than the first"]
-    assert tape[0].replays == 2 * 7 - 1  # every third batch is as long as the first one to be captured
-    assert tried.weights().allclose(one_by_one.weights(), atol=1e-4)
+        tried = fit(tmp_path, *settings, steps=7)
+    assert said(caplog) == ["no CUDA graph for batches of another shape than the captured one"]
+    assert graphs(tried).replayed + graphs(tried).checked == 2 * 4 - 3  # every third batch is as long as the first
+    assert torch.equal(tried.weights(), expected.weights())
 
 
-@pytest.mark.gpu
-def test_graphs_and_single_steps_agree_on_a_gpu(tmp_path):
-    settings = [
-        *FULL,
-        "trainer.accelerator=gpu",
-        "data.batch_size=50",
-        "trainer.max_epochs=-1",
-        "trainer.max_steps=200",
-    ]
-    one_by_one = fit(tmp_path, *settings, steps=1)
-    graphed = fit(tmp_path, *settings, steps=50)
-    assert graphed.trainer.fit_loop.epoch_loop.automatic_optimization.captured is not None
-    assert graphed.trainer.global_step == 200
-    own, expected = graphed.curves.curve("train/loss"), one_by_one.curves.curve("train/loss")
-    assert [step for step, _ in own] == list(range(200))
-    # The random numbers of the augmentation are the same; convolutions on a GPU add up in any order.
-    assert [value for _, value in own] == pytest.approx([value for _, value in expected], rel=0.05, abs=0.05)
-    assert graphed.weights().allclose(one_by_one.weights(), atol=0.02)  # the averaged ones
+def test_another_shape_is_captured_if_it_has_become_the_common_one(tmp_path, tape, eager, monkeypatch):
+    with_sizes(monkeypatch, lambda number: 10 if number < 8 else 6)
+    settings = [*PLAIN, "data.batch_size=10", "trainer.max_epochs=1"]
+    expected, captured = eager(tmp_path, *settings), fit(tmp_path, *settings, steps=7)
+    assert [made.replays for made in tape if made.is_captured] == [8 - 3, 30 - 8 - 7 - 3]
+    assert torch.equal(captured.weights(), expected.weights())
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd", "adam optimizer.fused=false"])
-def test_every_optimizer_can_be_captured_on_a_gpu(tmp_path, optimizer, precision, caplog):
+def test_without_memory_for_a_step_beside_the_graph_it_is_given_up(tmp_path, tape, eager, caplog):
+    def fills(self, batch, _):
+        if len(batch[0]) == 21 and any(made.is_captured and not made.is_released for made in tape):
+            torch.rand(1)
+            self.norm.running_mean.zero_()
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    class Full(Regularized):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            fills(self, batch, batch_idx)
+            return loss
+
+    expected = eager(tmp_path, *PLAIN, module_class=Full)
+    caplog.clear()
     with caplog.at_level(logging.INFO):
-        graphed = fit(tmp_path, "trainer.accelerator=gpu", "trainer.max_epochs=1", "trainer.limit_train_batches=40",
-                      *f"optimizer={optimizer}".split(), "scheduler=cosine", f"trainer.precision={precision}",
-                      "trainer.gradient_clip_val=1.0", steps=20)  # fmt: skip
-    assert caplog.messages == []
-    assert graphed.trainer.fit_loop.epoch_loop.automatic_optimization.captured is not None
-
-
-@pytest.mark.gpu
-def test_training_goes_on_after_a_capture_that_failed_on_a_gpu(tmp_path, caplog):
-    settings = ["trainer.accelerator=gpu", "trainer.max_epochs=1", "trainer.limit_train_batches=40", "augment=affine"]
-    with caplog.at_level(logging.INFO):
-        tried = fit(tmp_path, *settings, module_class=LooksAtTheLoss, steps=20)
-    (message,) = caplog.messages
-    assert message.startswith("no CUDA graph: the step cannot be captured: ")
-    one_by_one = fit(tmp_path, *settings, module_class=LooksAtTheLoss, steps=1)
-    assert tried.weights().allclose(one_by_one.weights(), atol=0.02)
+        tried = fit(tmp_path, *PLAIN, module_class=Full, steps=7)
+    assert said(caplog) == ["no CUDA graph: the device's memory does not hold a step beside the graph"]
+    assert graphs(tried).summary().startswith("6 steps, of which 3 were checked; then none: the device's memory")
+    assert torch.equal(tried.weights(), expected.weights())
+    assert torch.equal(tried.module.norm.running_mean, expected.module.norm.running_mean)

@@ -1,0 +1,96 @@
+"""One training step, captured: its batch and its results are always in the same memory."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from litlab.engine.graphs.cuda import CudaGraph
+from litlab.engine.graphs.fingerprint import Fingerprint
+from litlab.engine.metrics import Gathered
+
+Results = tuple[dict[str, Any], Gathered]
+"""What a step gives: its outputs, and what the module has logged."""
+
+Signature = tuple[Any, ...]
+"""What batches that one graph can take have in common."""
+
+
+class CapturedStep:
+    """A step whose kernels were recorded on a copy of a batch.
+
+    Args:
+        graph: a new graph, which records the step here.
+        batch: a batch like those that the step will be done with.
+        step: does the step with a batch.
+
+    Attributes:
+        fingerprint: the training's, when it was last compared.
+        constants: the optimizer's settings, which the graph keeps.
+        done: how often the step was done by the graph.
+        good: the training's step at which the graph was last found to be right; None before the first check.
+        suspect: what has changed since, which may make it wrong.
+    """
+
+    fingerprint: Fingerprint
+    constants: list[dict[str, Any]]
+
+    def __init__(self, graph: CudaGraph, batch: Any, step: Callable[[Any], Results]) -> None:
+        self.graph = graph
+        self.done = 0
+        self.good: int | None = None
+        self.suspect: str | None = None
+        leaves, self.structure = pytree.tree_flatten(batch)
+        self.leaves = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        own = pytree.tree_unflatten(self.leaves, self.structure)
+        with graph.capturing():
+            outputs, self.gathered = step(own)
+        # Outputs that hang on their autograd graph would keep it, and with it a stream that nothing else uses.
+        self.outputs: dict[str, Any] = pytree.tree_map_only(Tensor, Tensor.detach, outputs)
+
+    def fits(self, batch: Any) -> bool:
+        """Whether the batch has the captured one's structure, shapes and types."""
+        leaves, structure = pytree.tree_flatten(batch)
+        return structure == self.structure and all(map(_alike, leaves, self.leaves))
+
+    def replay(self, batch: Any) -> Results:
+        """Do the step with this batch."""
+        for own, new in zip(self.leaves, pytree.tree_leaves(batch), strict=True):
+            if isinstance(own, Tensor):
+                own.copy_(new, non_blocking=True)
+        self.graph.replay()
+        # The values are copied, because the next replay writes over them.
+        return self.outputs, replace(self.gathered, values=self.gathered.values.clone())
+
+    def release(self) -> None:
+        """Give all memory back; the step cannot be done any more."""
+        del self.leaves, self.outputs, self.gathered
+        self.graph.release()
+
+
+def signature(batch: Any) -> Signature:
+    """Return what another batch must have in common with this one to be taken by the same graph."""
+    leaves, structure = pytree.tree_flatten(batch)
+    kinds = ((tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+    return str(structure), *kinds
+
+
+def batch_obstacle(batch: Any, device: torch.device) -> str | None:
+    """Return what a batch holds that cannot be copied to a graph's own memory; None if nothing."""
+    for part in pytree.tree_leaves(batch):
+        if not isinstance(part, (Tensor, float, int, str, type(None))):
+            return f"a batch holds a {type(part).__name__}"
+        if isinstance(part, Tensor) and part.device != device:
+            return f"a batch holds a tensor on the {part.device.type}"
+        if isinstance(part, Tensor) and part.layout != torch.strided:
+            return "a batch holds a sparse tensor"
+    return None
+
+
+def _alike(new: Any, own: Any) -> bool:
+    if isinstance(own, Tensor):
+        return isinstance(new, Tensor) and new.shape == own.shape and new.dtype == own.dtype
+    return bool(new == own)

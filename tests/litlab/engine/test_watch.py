@@ -1,0 +1,156 @@
+import logging
+import random
+
+import numpy as np
+import pytest
+import torch
+from runs import PLAIN, TEN, fit, graphs, said
+from tape import Tape
+from torch.optim.lr_scheduler import LinearLR, OneCycleLR
+from torchmetrics.classification import MulticlassAccuracy
+
+from digits.classifier import Classifier
+from litlab.engine.graphs.captured import batch_obstacle
+
+pytestmark = pytest.mark.usefixtures("mnist_dir")
+
+
+def stepping(before=lambda self, batch, index: None, after=lambda self, loss, index: loss):
+    """A module that does something before and after its loss is computed."""
+
+    class Changed(Classifier):
+        def training_step(self, batch, batch_idx):
+            before(self, batch, batch_idx)
+            return after(self, super().training_step(batch, batch_idx), batch_idx)
+
+    return Changed
+
+
+def counts(self, *_):
+    self.count = getattr(self, "count", 0) + 1
+
+
+def appends(self, loss, _):
+    self.kept = [*getattr(self, "kept", []), loss.item() if len(getattr(self, "kept", [])) < 0 else 0.0]
+    return loss
+
+
+def averages(self, loss, _):
+    self.average = 0.9 * getattr(self, "average", 0.0) + 0.1 * loss.detach()
+    return loss
+
+
+def measures(self, batch, _):
+    if not hasattr(self, "seen"):
+        self.seen = MulticlassAccuracy(num_classes=10)
+    self.seen.update(torch.zeros(len(batch[1]), 10), batch[1])
+
+
+PYTHON = {
+    "a step waits for the device at test_watch.py:": stepping(
+        after=lambda self, loss, _: loss if loss.item() else None
+    ),
+    "batch is logged as a number that Python knows, which a graph would not change": stepping(
+        lambda self, batch, index: self.log("batch", index)
+    ),
+    "a step draws random numbers on the CPU, by Python's generator": stepping(
+        after=lambda self, loss, _: loss * random.uniform(0.5, 1.5)
+    ),
+    "a step draws random numbers on the CPU, by NumPy's generator": stepping(
+        after=lambda self, loss, _: loss * float(np.random.uniform(0.5, 1.5))
+    ),
+    "training_step reads trainer.global_step": stepping(
+        after=lambda self, loss, _: loss * (1 + self.global_step / 100)
+    ),
+    "training_step reads trainer.current_epoch": stepping(
+        after=lambda self, loss, _: loss * (1 + self.trainer.current_epoch)
+    ),
+    "training_step reads trainer.callback_metrics": stepping(
+        after=lambda self, loss, _: loss * (2 if "train/loss" in self.trainer.callback_metrics else 1)
+    ),
+    "training_step reads batch_idx": stepping(after=lambda self, loss, index: loss if index % 3 else 2 * loss),
+    "training_step reads batch_idx ": stepping(after=lambda self, loss, index: loss * index),
+    "a step changes self.count in Python": stepping(counts),
+    "a step changes self.kept in Python": stepping(after=appends),
+    "a step changes self.average in Python": stepping(after=averages),
+    "a step changes seen.": stepping(measures),
+}
+
+
+@pytest.mark.parametrize("reason", PYTHON)
+def test_what_python_decides_is_found_before_the_capture(tmp_path, tape, eager, caplog, reason):
+    expected = eager(tmp_path, *PLAIN, module_class=PYTHON[reason])
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        tried = fit(tmp_path, *PLAIN, module_class=PYTHON[reason], steps=7)
+    (message,) = said(caplog)
+    assert message.startswith(f"no CUDA graph: {reason.strip()}")
+    assert graphs(tried).summary() == f"none: {message.removeprefix('no CUDA graph: ')}"
+    assert not any(made.is_captured for made in tape)
+    assert torch.equal(tried.weights(), expected.weights())
+    assert tried.curves.points == expected.curves.points
+
+
+def test_what_torch_draws_on_the_cpu_is_found_where_the_device_is_another(tmp_path, tape, caplog, monkeypatch):
+    monkeypatch.setattr(Tape, "generator", torch.Generator())
+    flips = stepping(lambda self, batch, _: batch[0].mul_(1 if torch.rand(1).numpy() < 0.5 else -1))
+    with caplog.at_level(logging.INFO):
+        fit(tmp_path, *PLAIN, module_class=flips, steps=7)
+    assert said(caplog) == ["no CUDA graph: a step draws random numbers on the CPU, by torch's CPU generator"]
+
+
+@pytest.mark.parametrize(
+    ("batch", "reason"),
+    [
+        ([torch.ones(2, device="meta"), {"length": 3, "name": "a", "weight": None}], None),
+        ([torch.ones(2)], "a batch holds a tensor on the cpu"),
+        ([torch.ones(2, device="meta"), object()], "a batch holds a object"),
+    ],
+)
+def test_only_what_lies_on_the_device_is_captured(batch, reason):
+    assert batch_obstacle(batch, torch.device("meta")) == reason
+
+
+OPTIMIZERS = {
+    "SGD": "SGD computes in Python what changes from step to step; optimizer.fused=true does not",
+    "Adagrad": "Adagrad computes in Python what changes from step to step",
+    "Adafactor": "Adafactor computes in Python what changes from step to step",
+    **dict.fromkeys(("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Rprop", "ASGD", "Adadelta")),
+}
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_is_captured_or_named(tmp_path, tape, eager, caplog, name, fused):
+    if fused and name not in ("SGD", "Adam", "AdamW"):
+        pytest.skip("it has no such implementation")
+
+    options = {"fused": True} if fused else {"foreach": True}  # what a GPU takes by itself
+
+    class With(Classifier):
+        def configure_optimizers(self):
+            optimizer = getattr(torch.optim, name)(self.parameters(), lr=0.01, **options)
+            return [optimizer], [{"scheduler": LinearLR(optimizer), "interval": "step"}]
+
+    settings = [*PLAIN, "trainer.max_epochs=1", "trainer.gradient_clip_val=null"]
+    expected = eager(tmp_path, *settings, module_class=With)
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        tried = fit(tmp_path, *settings, module_class=With, steps=7)
+    reason = None if fused else OPTIMIZERS[name]
+    assert said(caplog) == ([f"no CUDA graph: {reason}"] if reason else [])
+    assert graphs(tried).replayed + graphs(tried).checked == (0 if reason else 6)
+    assert torch.equal(tried.weights(), expected.weights())
+
+
+def test_a_schedule_that_moves_the_momentum_too_ends_the_graph(tmp_path, tape, eager, caplog, monkeypatch):
+    def with_momentum(self, optimizer, total_steps, warmup):
+        OneCycleLR.__init__(self, optimizer, max_lr=0.01, total_steps=total_steps)
+
+    monkeypatch.setattr("litlab.schedulers.OneCycle.__init__", with_momentum)
+    expected = eager(tmp_path, *TEN)
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        tried = fit(tmp_path, *TEN, steps=7)
+    assert said(caplog) == ["no CUDA graph: the schedule changes more than the learning rate"]
+    assert torch.equal(tried.weights(), expected.weights())
