@@ -2,10 +2,10 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field
 from pydantic import model_validator as cross_check
 
-from litlab.schema import AbsolutePath, BatchSize, Component, Seed, Settings
+from litlab.schema import AbsolutePath, Component, NonNegativeInt, PositiveInt, Seed, Settings
 
 
 class MNISTDataModule(Settings):
@@ -13,9 +13,9 @@ class MNISTDataModule(Settings):
 
     dir: AbsolutePath
     """Folder that holds, or will hold, MNIST/raw."""
-    batch_size: BatchSize
+    batch_size: PositiveInt
     """Images in a training batch, of all processes together."""
-    eval_batch_size: BatchSize
+    eval_batch_size: PositiveInt
     """Images in a validation or test batch; changes speed and memory, not results."""
     val_size: Annotated[NonNegativeInt, Field(lt=60_000)]
     """How many of the 60,000 training images are held out for validation."""

@@ -14,9 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
 )
 from pydantic import model_validator as cross_check
 from pydantic_core import PydanticCustomError
@@ -25,7 +23,8 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-BatchSize = Annotated[int, Field(gt=0, lt=2**31)]
+PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
+NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -526,9 +525,9 @@ class FolderDataModule(Settings):
     """Share of each class that is kept for the test; at least one picture, unless it is 0."""
     split_seed: Seed
     """Seed of the choice of these pictures; apart from `seed`, so that runs can be compared."""
-    batch_size: BatchSize
+    batch_size: PositiveInt
     """Pictures in a training batch."""
-    eval_batch_size: BatchSize
+    eval_batch_size: PositiveInt
     """Pictures in a validation or test batch; changes speed and memory, not results."""
     shuffle: bool
     """Whether each epoch has an order of its own."""

@@ -49,6 +49,14 @@ REFUSALS = {
     "experiment=nonsense": "experiment=nonsense: no such option; there is best, speedrun, tutorial",
     "data.batch_size=abc": "data.batch_size=abc: should be a valid integer",
     "data.batch_size=-4": "data.batch_size=-4: should be greater than 0",
+    "data.batch_size=9223372036854775808": "data.batch_size=9223372036854775808: should be less than 2147483648",
+    "trainer.accumulate_grad_batches=2147483648": (
+        "trainer.accumulate_grad_batches=2147483648: should be less than 2147483648"
+    ),
+    "trainer.limit_train_batches=9223372036854775808": (
+        "trainer.limit_train_batches=9223372036854775808: should be less than 2147483648 or less than or equal to 1"
+    ),
+    "data.num_workers=4294967296": "data.num_workers=4294967296: should be less than 2147483648",
     "data.batch_size=2.5": "data.batch_size=2.5: should be a valid integer",
     "data.batch_size=null": "data.batch_size=null: should be a valid integer",
     "data.val_size=60000": "data.val_size=60000: should be less than 60000",

@@ -1,8 +1,6 @@
 """What may be set on the data module, the network and the model; checked before torch is imported."""
 
-from pydantic import PositiveInt
-
-from litlab.schema import AbsolutePath, Component, Seed, Settings
+from litlab.schema import AbsolutePath, Component, PositiveInt, Seed, Settings
 
 
 class DataModule(Settings):
