@@ -43,7 +43,7 @@ def _refuse(problems: Iterable[str]) -> None:
         # A key that takes its value from another of that name has the same problem: skip it.
         told.setdefault(re.sub(r"^[\w.]*\.(?=\w+=)", "", problem), one_line(problem))
     if told:
-        raise UserError("\n".join(told.values()))
+        raise UserError(*told.values())
 
 
 def _problems_of_components(values: dict[str, Any]) -> Iterator[str]:

@@ -5,7 +5,7 @@ import re
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,10 +22,12 @@ from litlab import processes, schema
 from litlab.arguments import given, of_compare, of_folders, of_predict, of_train
 from litlab.components import build
 from litlab.config import check, config_text, explain, load, load_trained, run_config, without, write_config
+from litlab.console import open_channels, say
 from litlab.errors import ProcessLost, TrainingError, UserError, VerificationError
 from litlab.interruption import Interrupted, stop
 from litlab.job_log import keeping_error
 from litlab.project import CONFIGS
+from litlab.refusals import is_text, visible
 from litlab.resume import resumed_config, run_to_resume
 from litlab.runs.last import newest_run, remember
 from litlab.runs.links import break_links, refuse_traps
@@ -114,10 +116,11 @@ def trust() -> None:
 
 def main() -> None:
     """`litlab COMMAND [OVERRIDES]`, or `python -m litlab …`: a command by its name."""
+    open_channels()
     commands = {command.__name__: command for command in (train, evaluate, reproduce, compare, predict, export, trust)}
     name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
     if name not in commands:
-        print(f"litlab: usage: python -m litlab {'|'.join(commands)} [OVERRIDES]", file=sys.stderr)
+        say(f"litlab: usage: python -m litlab {'|'.join(commands)} [OVERRIDES]", sys.stderr)
         sys.exit(2)
     sys.argv[0] = f"python -m litlab {name}"
     commands[name]()
@@ -133,7 +136,7 @@ def _train(composed: DictConfig) -> None:
     else:
         run, own = _resumed(composed, typed)
         if command.resume.run == "last":
-            print(f"resume=last: {run.folder}", file=sys.stderr)
+            say(f"resume=last: {run.folder}", sys.stderr)
         folder, changed = run.folder, config_text(own)
     own_keys = [key for key in typed if key.partition(".")[0] not in ("resume", "launcher")]
     overrides = {key: typed[key].partition("=")[2] for key in own_keys}
@@ -250,7 +253,7 @@ def _path(run: str | int, paths: schema.Paths) -> Path:
     if run != "last":
         return Path(str(run)).expanduser()
     folder = newest_run(Path(paths.logs)).folder
-    print(f"run=last: {folder}", file=sys.stderr)
+    say(f"run=last: {folder}", sys.stderr)
     return folder
 
 
@@ -334,6 +337,9 @@ def _run(name: str, job: Callable[[DictConfig], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them and leaving
     threading.excepthook = _tell_of_thread
     with _ending(name), stop.listening():
+        _refuse_undecodable(sys.argv[1:])
+        processes.forget_others()
+        processes.shorten_socket_paths()
         try:
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(guarded_job)()
         except Exception as error:
@@ -346,6 +352,14 @@ def _run(name: str, job: Callable[[DictConfig], Any]) -> None:
             raise UserError(explain(error)) from error
 
 
+def _refuse_undecodable(arguments: Sequence[str]) -> None:
+    """Refuse what could not be written into a config or a record: names of files may be any bytes."""
+    for text in arguments:
+        if not is_text(text):
+            hint = "rename it, or set PYTHONUTF8=1 if it is UTF-8"
+            raise UserError(f"{text}: cannot be read as {sys.getfilesystemencoding()}; {hint}")
+
+
 def _tell_of_thread(failed: threading.ExceptHookArgs) -> None:
     """A thread that cannot write says so to whoever waits for it; that is enough."""
     if not isinstance(failed.exc_value, OSError):
@@ -355,17 +369,18 @@ def _tell_of_thread(failed: threading.ExceptHookArgs) -> None:
 @contextmanager
 def _ending(name: str) -> Iterator[None]:
     """End the command as it should end: with a line for each thing that was wrong, and the right exit code."""
+    open_channels()
     try:
         yield
     except (UserError, HydraException, OmegaConfBaseException) as error:
         _leave(name, str(error) if isinstance(error, UserError) else explain(error), 2)
     except (TrainingError, VerificationError, ProcessLost) as error:
-        _leave(name, str(error), 1)
+        _leave(name, visible(str(error)), 1)
     except Interrupted as error:
         _leave(name, f"stopped by {error}", error.exit_code)
 
 
 def _leave(name: str, message: str, code: int) -> NoReturn:
     for line in message.splitlines():
-        print(f"{name}: {line}", file=sys.stderr)
+        say(f"{name}: {line}", sys.stderr)
     sys.exit(code)

@@ -1,8 +1,20 @@
 """How a command ends that does not end well."""
 
+from litlab.refusals import visible
+
 
 class UserError(Exception):
-    """Something the user can put right; the message says how, and the commands end with exit code 2."""
+    """Something the user can put right; the message says how, and the commands end with exit code 2.
+
+    Args:
+        lines: the message, a line for each mistake; what a line quotes cannot break it.
+    """
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*lines)
+
+    def __str__(self) -> str:
+        return "\n".join(map(visible, self.args))
 
 
 class StorageError(UserError):
@@ -18,7 +30,7 @@ class StorageError(UserError):
         self.problem = problem
 
     def __str__(self) -> str:
-        return "; ".join(self.args)
+        return visible("; ".join(self.args))
 
 
 class TrainingError(Exception):

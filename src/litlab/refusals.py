@@ -1,6 +1,7 @@
 """What a user is told: the key, what was given, what is accepted, and the nearest name to a misspelt one."""
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -76,7 +77,22 @@ def as_override(value: Any) -> str:
 def one_line(message: str) -> str:
     """A message that may quote anything: nothing in it breaks the line or moves the cursor, and it has an end."""
     start = message[:LONGEST] + "…" if len(message) > LONGEST else message
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in start)
+    return visible(start)
+
+
+def visible(text: str, allowed: str = "") -> str:
+    """A text in which everything that a terminal would obey instead of showing it is escaped, as Python would write it.
+
+    Args:
+        text: anything.
+        allowed: such characters that stay.
+    """
+    return "".join(letter if letter.isprintable() or letter in allowed else ascii(letter)[1:-1] for letter in text)
+
+
+def is_text(name: str) -> bool:
+    """Whether a name, of a file say, is Unicode: Python stands in surrogates for bytes that it cannot decode."""
+    return not re.search("[\ud800-\udfff]", name)
 
 
 def first_lines(error: Exception) -> str:

@@ -77,7 +77,7 @@ def resumed_config(run: Run, composed: DictConfig, overrides: Mapping[str, str])
     allowed = raised.difference(SCHEDULED) if own.scheduler else raised
     refused = [key for key in changes if key not in {*allowed, "trainer.devices"}]
     if refused and not force:
-        raise UserError("\n".join(_refusal(key, changes[key], config) for key in refused))
+        raise UserError(*(_refusal(key, changes[key], config) for key in refused))
     for part in ("optimizer", "scheduler"):
         if part in changes and _target(changes[part]) != _target(_value(config, part)):
             raise UserError(f"{part}: another one cannot go on with the state of the run's")

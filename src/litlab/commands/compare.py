@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from litlab.conditions import Condition, parse
-from litlab.console import print_document
+from litlab.console import print_document, say
 from litlab.errors import UserError
 from litlab.refusals import one_line
 from litlab.runs.run import RENAMED, Record, Run, current_name
@@ -112,10 +112,10 @@ def report(comparison: Comparison, form: Format, pictures: Path | None) -> None:
     }
     print_document(documents[form]())
     for problem in comparison.damaged.values():
-        print(f"compare: {one_line(problem)}", file=sys.stderr)
+        say(f"compare: {one_line(problem)}", sys.stderr)
     if pictures is not None:
         from litlab.runs.pictures import draw  # Matplotlib takes a second
 
         names = ", ".join(file.name for file in draw(comparison, pictures))
         line = f"pictures in {pictures}: {names}" if names else "pictures: there is nothing to draw yet"
-        print(line, file=sys.stdout if form == "table" else sys.stderr)
+        say(line, sys.stdout if form == "table" else sys.stderr)

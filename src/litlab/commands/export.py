@@ -17,6 +17,7 @@ from litlab import schema
 from litlab.callbacks.predictions import features_of
 from litlab.commands.predict import as_batch, labels, with_progress
 from litlab.commands.train import restored
+from litlab.console import say
 from litlab.engine.hardware import use_all_cores
 from litlab.errors import UserError, VerificationError
 from litlab.refusals import first_lines
@@ -99,7 +100,7 @@ def export(run: Run, trained: schema.Train, checkpoint: Path, form: Format, file
         told = f"{right} of {images} test images right, as the run's model; outputs within {difference:.1g} of its"
     else:
         told = f"outputs within {difference:.1g} of the run's model's on {images} random images, as {no_tests}"
-    print(f"{place}: {told}")
+    say(f"{place}: {told}")
     return place
 
 

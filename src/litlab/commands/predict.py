@@ -1,7 +1,5 @@
 """What is on pictures, by what a run has trained."""
 
-import csv
-import io
 import json
 import math
 import sys
@@ -22,11 +20,11 @@ from torch import Tensor
 from litlab import schema
 from litlab.callbacks.predictions import colours
 from litlab.commands.train import make_trainer, restored, settings_elsewhere
-from litlab.console import print_document
+from litlab.console import csv_text, print_document, say
 from litlab.data.pictures import Pictures, read
 from litlab.engine.hardware import cores, use_all_cores
 from litlab.errors import UserError
-from litlab.refusals import one_line
+from litlab.refusals import one_line, visible
 from litlab.runs.files import replacing
 from litlab.views.figures import tiles
 
@@ -196,7 +194,7 @@ def report(predictions: Predictions, form: Literal["table", "json", "csv"], draw
         UserError: the drawing cannot be written.
     """
     for file, reason in predictions.refused.items():
-        print(f"predict: {one_line(f'{file}: {reason}')}", file=sys.stderr)
+        say(f"predict: {one_line(f'{file}: {reason}')}", sys.stderr)
     if not predictions.answers:
         return 2
     print_document({"table": _as_table, "json": _as_json, "csv": _as_csv}[form](predictions))
@@ -206,10 +204,10 @@ def report(predictions: Predictions, form: Literal["table", "json", "csv"], draw
 
 
 def _as_table(predictions: Predictions) -> str:
-    rows = [("file", predictions.word, "probability", "runner-up", "its probability")]
+    rows = [("file", visible(predictions.word), "probability", "runner-up", "its probability")]
     for one in predictions.answers:
         chances = (f"{one.probability:.1%}", f"{one.runner_up_probability:.1%}")
-        rows.append((one_line(one.file), str(one.label), chances[0], str(one.runner_up), chances[1]))
+        rows.append((one_line(one.file), visible(str(one.label)), chances[0], visible(str(one.runner_up)), chances[1]))
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
 
     def line(file: str, *others: str) -> str:
@@ -224,12 +222,8 @@ def _as_json(predictions: Predictions) -> str:
 
 
 def _as_csv(predictions: Predictions) -> str:
-    text = io.StringIO()
     rows = list(predictions.rows())
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().removesuffix("\n")
+    return csv_text([list(rows[0]), *(list(row.values()) for row in rows)])
 
 
 def _draw(predictions: Predictions, file: Path) -> None:
@@ -244,4 +238,4 @@ def _draw(predictions: Predictions, file: Path) -> None:
     except OSError as error:
         raise UserError(f"show={file} cannot be written: {error.strerror}") from error
     of_all = f", the first {len(shown)} of {len(predictions.answers)}" if len(shown) < len(predictions.answers) else ""
-    print(f"predict: drawn in {file}{of_all}", file=sys.stderr)
+    say(f"predict: drawn in {file}{of_all}", sys.stderr)

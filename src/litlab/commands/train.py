@@ -110,7 +110,7 @@ def train(
         _train(config, run, resuming, changed, hopeless, objectives)
         log.info("results: %s\ncurves:  %s", folder, tensorboard_command(folder))
         if run.record.reason:
-            log.info(run.record.reason)
+            log.info("%s", run.record.reason)
     return run
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from litlab.console import say
 from litlab.errors import UserError
 from litlab.refusals import one_line
 from litlab.runs.files import LARGEST_PLAN, read_text, write_text
@@ -32,20 +33,21 @@ def trust(path: Path, yes: bool) -> None:
     texts = {file: _text(file) for file in files}
     strange = {file: text for file, text in texts.items() if not is_mine(text)}
     if not strange:
-        print(f"{path} is marked as yours already")
+        say(f"{path} is marked as yours already")
         return
     for file, text in strange.items():
-        print(one_line(f"{file}:"))
+        say(f"{file}:")
         lines = list(dict.fromkeys(_effects(file, text)))
-        print("\n".join(f"  {one_line(line)}" for line in lines[:MOST_SHOWN]))
+        for line in lines[:MOST_SHOWN]:
+            say(f"  {one_line(line)}")
         if len(lines) > MOST_SHOWN:
-            print(f"  … and {len(lines) - MOST_SHOWN} more")
-    print(f"Once it is marked, resume, reproduce and sweeps do all this with your rights, and write into {path}.")
+            say(f"  … and {len(lines) - MOST_SHOWN} more")
+    say(f"Once it is marked, resume, reproduce and sweeps do all this with your rights, and write into {path}.")
     if not (yes or _agreed()):
         raise UserError(f"{path}: not marked; yes=true marks it")
     for file, text in strange.items():
         write_text(file, marked(text))
-    print(f"{path} is marked as yours")
+    say(f"{path} is marked as yours")
 
 
 def _files(folder: Path) -> list[Path]:

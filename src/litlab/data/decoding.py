@@ -85,8 +85,8 @@ def decoded(
         else:
             images[index], digests[index] = result
     if refused:
-        more = f"\nand {len(refused) - MOST_TOLD} more" if len(refused) > MOST_TOLD else ""
-        raise UserError("\n".join(refused[:MOST_TOLD]) + more)
+        more = [f"and {len(refused) - MOST_TOLD} more"] if len(refused) > MOST_TOLD else []
+        raise UserError(*refused[:MOST_TOLD], *more)
     return images.to(device), digests
 
 

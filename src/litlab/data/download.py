@@ -48,8 +48,7 @@ def download(urls: Sequence[str], md5: str, file: Path) -> None:
                 return
     finally:
         aside.unlink(missing_ok=True)
-    told = "\n".join(reasons)
-    raise UserError(f"{file} could not be downloaded; try again later, or put it there (md5 {md5}):\n{told}")
+    raise UserError(f"{file} could not be downloaded; try again later, or put it there (md5 {md5}):", *reasons)
 
 
 def _save(url: str, md5: str, file: Path) -> None:

@@ -93,7 +93,7 @@ class FirstCalls(TorchFunctionMode):
     def _check_equality(self, args: tuple[Any, ...]) -> None:
         """Refuse to compare class numbers with each probability of such labels, whose loss was right."""
         tensors = [part for part in args if isinstance(part, Tensor)]
-        if any(part is self._doubtful for part in tensors) and len({part.ndim for part in tensors}) > 1:
+        if self.doubt and any(part is self._doubtful for part in tensors) and len({part.ndim for part in tensors}) > 1:
             raise UserError(self.doubt)
 
     def _check_batch_norm(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

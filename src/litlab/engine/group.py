@@ -27,6 +27,7 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 from torch.distributed.rendezvous import rendezvous
 
 from litlab import processes
+from litlab.console import open_channels
 from litlab.errors import ProcessLost, UserError
 from litlab.interruption import Interrupted, stop
 from litlab.processes import ALONE, Place
@@ -226,6 +227,7 @@ def _others_started(where: Place, follow: Callable[[Any], None]) -> Iterator[tup
 
 def _begin(where: Place, port: int, follow: Callable[[Any], None]) -> None:
     """Be one of the processes that the first one has started, by which it hears of signals."""
+    open_channels()
     threading.Thread(target=_end_with_first, daemon=True).start()
     try:
         store = TCPStore(LOCALHOST, port, is_master=False)
@@ -265,7 +267,7 @@ def _raise_told(loss: Exception) -> None:
             if store and store.check([f"error/{rank}"]):
                 told = json.loads(store.get(f"error/{rank}"))
                 if told["by_user"]:
-                    raise UserError(f"process {rank}: {told['text']}") from loss
+                    raise UserError(*(f"process {rank}: {line}" for line in told["text"].splitlines())) from loss
                 error = RuntimeError(f"process {rank} has failed: {told['text']}")
                 error.add_note(f"in process {rank}:\n{told['traceback']}")
                 raise error from loss

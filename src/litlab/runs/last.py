@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from litlab.console import say
 from litlab.errors import UserError
-from litlab.refusals import one_line
 from litlab.runs.run import Run
 
 ELSEWHERE = "elsewhere"
@@ -54,7 +54,7 @@ def newest_run(logs: Path, unfinished: bool = False) -> Last:
         try:
             runs.append(Run.open(folder))
         except UserError as error:
-            print(one_line(f"last: {error}; it is skipped"), file=sys.stderr)
+            say(f"last: {error}; it is skipped", sys.stderr)
     runs = sorted((run for run in runs if run.record.evaluated is None), key=lambda run: run.record.started)
     kind = "unfinished run" if unfinished else "run"
     return newest(((run.folder, _state(run) if unfinished else "") for run in reversed(runs)), kind, logs)

@@ -27,6 +27,7 @@ from pydantic import (
 from litlab.errors import ProcessLost, Pruned, StorageError, UserError
 from litlab.interruption import Interrupted
 from litlab.project import SOURCE
+from litlab.refusals import is_text
 from litlab.runs.files import read_text, write_text
 from litlab.runs.lock import FolderLock
 
@@ -373,8 +374,10 @@ def refuse_taken(folder: Path) -> None:
     """Make sure that nothing of another run is overwritten.
 
     Raises:
-        UserError: the folder holds a run already.
+        UserError: the folder holds a run already, or no record could name it.
     """
+    if not is_text(str(folder)):
+        raise UserError(f"{folder}: cannot be read as {sys.getfilesystemencoding()}; choose another folder")
     if (folder / "run.json").exists():
         raise UserError(f"{folder} holds a run already: choose another folder")
 

@@ -1,6 +1,5 @@
 """Runs side by side: found in folders, grouped by their settings, with a metric's statistics, in several formats."""
 
-import csv
 import io
 import json
 import math
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
+from litlab.console import csv_text
 from litlab.errors import UserError
 from litlab.refusals import as_override, one_line
 from litlab.runs.files import LARGEST_PLAN, read_text
@@ -301,14 +301,12 @@ class Comparison:
 
     def as_csv(self) -> str:
         """One line a group, numbers with all digits."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([*self.keys, "n", "mean", "std", "interval", "best_epoch", "seconds", "not_done"])
+        rows: list[list[Any]] = [[*self.keys, "n", "mean", "std", "interval", "best_epoch", "seconds", "not_done"]]
         for group in self.groups:
             settings = [as_override(group.settings[key]) if key in group.settings else "" for key in self.keys]
             numbers = [group.n, group.mean, group.std, group.interval, group.best_epoch, group.seconds]
-            writer.writerow([*settings, *numbers, group.not_done()])
-        return text.getvalue().removesuffix("\n")
+            rows.append([*settings, *numbers, group.not_done()])
+        return csv_text(rows)
 
     def as_json(self) -> str:
         """Everything, with the runs' folders, numbers with all digits."""

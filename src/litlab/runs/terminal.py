@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 
+from litlab.refusals import visible
 from litlab.runs.run import Metrics, Run
 
 MOST_CLASSES = 20
@@ -26,7 +27,7 @@ def opening(run: Run, parameters: int) -> str:
         run: the run that begins, or goes on.
         parameters: how many numbers the network learns.
     """
-    title = f"training on {run.record.device}"
+    title = visible(f"training on {run.record.device}")
     if run.record.resumed:
         title += f", going on after step {run.record.resumed[-1].step:,}"
     rows = _table(_plan(run, parameters))
@@ -76,7 +77,7 @@ def _classes(node: Mapping[str, Any]) -> list[str]:
 def _table(rows: Iterable[tuple[str, str]]) -> Table:
     table = Table.grid(padding=(0, 2))
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(visible, row))
     return table
 
 

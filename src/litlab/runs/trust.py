@@ -171,7 +171,7 @@ def made_elsewhere(file: Path, paths: Paths, data: Mapping[str, Any] | None = No
             values["trainer"]["profiler"] = None  # which would write a file
         return check_values({**values, **LEFT_OUT, "paths": written["paths"]}, Train)
     except UserError as error:
-        raise UserError("\n".join(f"{file}: {line}" for line in str(error).splitlines())) from error
+        raise UserError(*(f"{file}: {line}" for line in str(error).splitlines())) from error
 
 
 def network_settings(file: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from contextlib import closing
 
+from litlab.console import say
 from litlab.errors import TrainingError
 from litlab.interruption import Interrupted
 from litlab.runs.run import resume_command
@@ -17,16 +18,16 @@ def alone(job: Job, launcher: Launcher) -> None:
         TrainingError: it has not come to its end.
         Interrupted: a signal asked to stop; so does the job.
     """
-    print(f"folder     {job.folder}, what it says is in train.log")
+    say(f"folder     {job.folder}, what it says is in train.log")
     hint = f"go on with: {resume_command(job.folder)}"
     try:
         with closing(launcher.run(iter([job]))) as jobs_ended:  # type: ignore[type-var]
             (ended,) = jobs_ended
     except Interrupted:
         begun = (job.folder / "run.json").exists()
-        print(hint if begun else "the run had not begun")
+        say(hint if begun else "the run had not begun")
         raise
     found = settle(ended, ())
     if found.status != "done":
         raise TrainingError(f"{found}; {hint}" if found.status == "interrupted" else str(found))
-    print(f"results: {job.folder}")
+    say(f"results: {job.folder}")

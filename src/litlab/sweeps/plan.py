@@ -22,7 +22,9 @@ from pydantic import Field, ValidationError
 from litlab import schema
 from litlab.checking import MOST_PROBLEMS
 from litlab.config import check, config_text, explain, parse, run_config, settled, without
+from litlab.console import say
 from litlab.errors import UserError
+from litlab.refusals import visible
 from litlab.runs.files import LARGEST_PLAN, read_text, write_text
 from litlab.runs.trust import marked, unmarked
 from litlab.sweeps.space import Dimension, Params, grid, overrides, texts
@@ -91,7 +93,7 @@ class Plan(schema.Settings):
             fixed.append("views=none")  # a hundred jobs' pictures are more than anybody looks at
         dimensions = [Dimension.of(override, isinstance(sampling, schema.Grid)) for override in varied]
         for line in filter(None, map(Dimension.ambiguity, dimensions)):
-            print(line)
+            say(line)
         bases = list(_compose(loader, fixed, varied, dimensions))
         jobs = grid(dimensions, sampling) if isinstance(sampling, schema.Grid) else []
         plan = cls(
@@ -175,7 +177,7 @@ class Plan(schema.Settings):
             lines = [f"{number}: {' '.join(texts(job))}" for number, job in enumerate(self.jobs)]
         else:
             lines = [f"drawn by {self.sampling.sampler} from", *(f"  {dimension}" for dimension in self.dimensions)]
-        return "\n".join([*lines, f"{self.planned} {'job' if self.planned == 1 else 'jobs'}"])
+        return "\n".join([*map(visible, lines), f"{self.planned} {'job' if self.planned == 1 else 'jobs'}"])
 
     def _text(self) -> str:
         return self.model_dump_json(indent=1) + "\n"
@@ -206,7 +208,7 @@ class Plan(schema.Settings):
             if len(wrong) >= MOST_PROBLEMS:
                 break
         if wrong:
-            raise UserError("\n".join(line + (_where(numbers) if self.jobs else "") for line, numbers in wrong.items()))
+            raise UserError(*(line + (_where(numbers) if self.jobs else "") for line, numbers in wrong.items()))
 
     def _require_same_metric(self, own: schema.Checkpoint) -> None:
         if not self.sampling.objectives and {own.monitor: own.mode} != self.objectives:

@@ -11,8 +11,9 @@ from rich.text import Text
 
 from litlab.commands.compare import compare, report
 from litlab.config import read
+from litlab.console import say
 from litlab.errors import TrainingError
-from litlab.refusals import one_line
+from litlab.refusals import one_line, visible
 from litlab.runs.files import write_text
 from litlab.runs.run import resume_command, train_command
 from litlab.runs.trust import is_marked, marked
@@ -36,8 +37,8 @@ def conclude(folder: Path, plan: Plan, study: Study, ended: Mapping[int, Outcome
         report(compare([folder], metric=metric, mode=mode), "table", folder / "pictures")
         _tell_of_best(folder, plan, study, jobs, best)
     statuses = Counter(job.status for job in jobs)
-    print(f"{_counted(plan.planned)}: {', '.join(f'{count} {status}' for status, count in statuses.items())}")
-    print(f"results: {folder}")
+    say(f"{_counted(plan.planned)}: {', '.join(f'{count} {status}' for status, count in statuses.items())}")
+    say(f"results: {folder}")
     if others := plan.planned - statuses["done"] - statuses["pruned"]:
         to_do = statuses.keys() & {"missing", "interrupted"}
         hint = f"; the rest is done by: {resume_command(folder, multirun=True)}" if to_do else ""
@@ -52,7 +53,7 @@ def _tell_of_others(jobs: Sequence[Outcome]) -> None:
     table = Table("job", "status", "reason", box=None)
     for number, job in enumerate(jobs):
         if job.status != "done":
-            table.add_row(str(number), job.status, Text(job.reason))
+            table.add_row(str(number), job.status, Text(visible(job.reason)))
     if table.row_count:
         Console().print(table)
 
@@ -71,7 +72,8 @@ def _tell_of_best(folder: Path, plan: Plan, study: Study, jobs: Sequence[Outcome
         config = read(own) if is_marked(own) else plan.config(params)
         file = files[number]
         write_text(file, marked(plan.experiment(params, config, title)))
-        print(f"best {title}\n  the same again: {train_command()} {shlex.quote(f'experiment={file}')}")
+        say(f"best {title}")
+        say(f"  the same again: {train_command()} {shlex.quote(f'experiment={file}')}")
     for file in set(experiments.glob("job_*.yaml")) - set(files.values()):
         if is_marked(file):  # of a job that was the best before
             file.unlink()

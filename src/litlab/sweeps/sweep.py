@@ -11,13 +11,14 @@ from omegaconf import DictConfig, OmegaConf
 from litlab import schema
 from litlab.components import build
 from litlab.config import check, config_text
+from litlab.console import print_document, say
 from litlab.errors import ProcessLost, StorageError, UserError
 from litlab.interruption import Interrupted, stop
 from litlab.runs.files import write_text
 from litlab.runs.last import ELSEWHERE, Last, folders_with, newest, remember, require_newest
 from litlab.runs.links import break_links, refuse_traps
 from litlab.runs.lock import FolderLock
-from litlab.runs.run import resume_command
+from litlab.runs.run import refuse_taken, resume_command
 from litlab.runs.storage_faults import storage_fault, storage_problem
 from litlab.runs.trust import require_mine
 from litlab.sweeps.job import Job, Pruning
@@ -48,11 +49,11 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
         last = _to_resume(settings)
         folder, plan = last.folder, _plan_to_resume(last, settings, loader, arguments)
         if settings.resume.run == "last":
-            print(f"resume=last: {folder}", file=sys.stderr)
+            say(f"resume=last: {folder}", sys.stderr)
     else:
         folder, plan = None, Plan.make(settings, loader, arguments)
     if plan.sampling.dry_run:
-        print(plan.listing())
+        print_document(plan.listing())
         return
     launcher: Launcher = build(settings.launcher)
     if plan.sampling.storage is not None:
@@ -68,6 +69,7 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
 def _new_folder(config: DictConfig, logs: Path) -> Path:
     try:
         folder = Path(config.hydra.sweep.dir).absolute()
+        refuse_taken(folder)
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{error.filename} cannot be used: {error.strerror}") from error
@@ -154,7 +156,7 @@ def _stopping_with_a_hint(folder: Path) -> Iterator[None]:
         with answering():
             yield
     except Interrupted:
-        print(f"the sweep goes on with: {command}")
+        say(f"the sweep goes on with: {command}")
         raise
     except ProcessLost as error:
         raise UserError(f"{error}; what is done is kept, go on with: {command}") from error
@@ -196,7 +198,7 @@ def _run(folder: Path, plan: Plan, study: Study, launcher: Launcher) -> dict[int
                     study.tell(number, found)  # the sweep was killed before it could
                     continue
                 job = _prepare(folder, plan, study.ledger, number, params)
-            print(f"job {number}: {' '.join(texts(params))}")
+            say(f"job {number}: {' '.join(texts(params))}")
             yield job
 
     with closing(launcher.run(jobs())) as jobs_ended:  # type: ignore[type-var]
@@ -205,7 +207,7 @@ def _run(folder: Path, plan: Plan, study: Study, launcher: Launcher) -> dict[int
             with stop.held_back():
                 outcomes[number] = settle(ended, plan.objectives)
                 study.tell(number, outcomes[number])
-            print(f"job {number}: {outcomes[number]} ({len(study.ended)} of {plan.planned})")
+            say(f"job {number}: {outcomes[number]} ({len(study.ended)} of {plan.planned})")
             if ended.storage_failed:
                 raise StorageError(str(ended.error), "no other job was started")
     return outcomes

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from litlab.console import say
 from litlab.errors import UserError
 from litlab.interruption import Interrupted, stop
 from litlab.refusals import first_lines
@@ -108,7 +109,7 @@ def _refuse_what_has_no_room(address: str | None, num_cpus: int, num_gpus: float
     if address is None:
         ray.shutdown()
         raise UserError(lacking)
-    print(f"{lacking}; the jobs wait until there is one")  # a cluster may grow
+    say(f"{lacking}; the jobs wait until there is one")  # a cluster may grow
 
 
 def _work(job: Job, argv: list[str]) -> Ended:

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any
 
 from litlab import processes
+from litlab.console import say
 from litlab.errors import ProcessLost, TrainingError, UserError
 from litlab.interruption import Interrupted, stop
 from litlab.runs.files import write_text
@@ -95,7 +96,7 @@ class Slurm:
                 raise UserError(f"launcher=slurm: {_said(error)}") from error
         for job, slurms in zip(jobs, submitted, strict=True):
             write_text(job.folder / ID, slurms.job_id)
-        print(f"Slurm's job {submitted[0].job_id.partition('_')[0]}: {len(jobs)} in its queue")
+        say(f"Slurm's job {submitted[0].job_id.partition('_')[0]}: {len(jobs)} in its queue")
         return list(zip(submitted, jobs, strict=True))
 
     def _refuse_what_slurm_refuses(self) -> None:
