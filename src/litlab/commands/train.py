@@ -340,7 +340,8 @@ def make_trainer(
         raise UserError("trainer.precision=16-mixed: is for GPUs, and this is a CPU; set bf16-mixed, 32-true or auto")
     if config.profiler and is_first():
         settings["profiler"] = PROFILERS[config.profiler](dirpath=folder, filename="profile")
-    with _refusals_are_the_users():
+    with _refusals_are_the_users(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="GPU available but not used")  # as trainer=cpu says
         trainer = StoppableTrainer(
             **settings,
             callbacks=callbacks,

@@ -11,7 +11,8 @@ import torch
 from lightning.fabric.plugins import ClusterEnvironment
 from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from litlab.engine.group import from_first, place
 
@@ -81,6 +82,10 @@ class ExactDDP(DDPStrategy):
             random.seed(first)
             np.random.seed(second)
             torch.manual_seed(third)
+
+    def _setup_model(self, model: nn.Module) -> DistributedDataParallel:
+        """Lightning's, on the stream that trains: its own is another, with which each backward would synchronize."""
+        return DistributedDataParallel(model, device_ids=self.determine_ddp_device_ids(), **self._ddp_kwargs)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """What the first process reads: it is its run."""

@@ -144,6 +144,20 @@ def follow_given(follow: Callable[[Any], None]) -> None:
         _followed(follow)
 
 
+def wait_for_device(event: Any) -> None:
+    """Wait until the device has reached an event.
+
+    Raises:
+        ProcessLost: a process that was started here has ended, for which the device may wait without end.
+    """
+    if not _group.started:
+        event.synchronize()
+    while not event.query():
+        if lost := _how_ended(_group.started):
+            raise ProcessLost(lost)
+        time.sleep(1e-4)
+
+
 @contextmanager
 def noticing_loss() -> Iterator[None]:
     """Tell an error that comes of another process's end from all others.

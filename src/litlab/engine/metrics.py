@@ -83,7 +83,7 @@ class Transfer:
         values = torch.cat([step.gathered.values for step in steps if step.gathered.names] or [torch.empty(0)])
         if group.place().count > 1:
             values, self.steps = _of_all_processes(values, steps, places)
-        self.values = values.to("cpu", non_blocking=True)
+        self.values = values.to("cpu", non_blocking=values.is_cuda)  # elsewhere nothing tells when they have arrived
         self.arrived: Any = torch.cuda.Event() if values.is_cuda else None  # type: ignore[no-untyped-call]
         if self.arrived is not None:
             self.arrived.record()
@@ -95,7 +95,7 @@ class Transfer:
     def read(self) -> Iterator[tuple[Step, dict[str, float]]]:
         """Each step with all that it logged; waits for the device if need be."""
         if self.arrived is not None:
-            self.arrived.synchronize()
+            group.wait_for_device(self.arrived)
         values = iter(self.values.tolist())
         for step in self.steps:
             arrived = {name: next(values) for name in step.gathered.names}

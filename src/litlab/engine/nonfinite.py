@@ -21,7 +21,7 @@ class Dropping:
 
     def __init__(self, module: LightningModule, optimizer: Optimizer, accumulates: bool) -> None:
         self.optimizer = optimizer
-        self.on_device = drops_on_device(module, optimizer) and not accumulates
+        self.on_device = drops_on_device(module, optimizer) and not accumulates and not _begins_momentum(optimizer)
         self.buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
 
     def backward(self, loss: Tensor, backward: Callable[[Tensor], None]) -> None:
@@ -45,3 +45,12 @@ class Dropping:
 def drops_on_device(module: LightningModule, optimizer: Optimizer) -> bool:
     """Whether a batch can be dropped without waiting for the device."""
     return module.device.type == "cuda" and bool(optimizer.defaults.get("fused"))
+
+
+def _begins_momentum(optimizer: Optimizer) -> bool:
+    """Whether the next step allocates momentum: a fused SGD that drops the batch itself would leave it uninitialized."""
+    return any(
+        group.get("momentum")
+        and all(optimizer.state.get(weight, {}).get("momentum_buffer") is None for weight in group["params"])
+        for group in optimizer.param_groups
+    )

@@ -3,6 +3,7 @@ import math
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 from digits.classifier import Classifier
 from litlab.engine import group
+from litlab.engine.ddp import ExactDDP
+from litlab.errors import ProcessLost
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 
@@ -334,3 +337,36 @@ def test_what_cannot_be_is_told_once(tmp_path, overrides, message):
     assert ended.code == 2
     assert len(ended.lines()) == 1
     assert message in ended.err
+
+
+def test_the_module_is_wrapped_on_the_stream_that_trains(monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "litlab.engine.ddp.DistributedDataParallel", lambda *given, **options: made.append((given, options))
+    )
+    monkeypatch.setattr(ExactDDP, "determine_ddp_device_ids", lambda strategy: [0])
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: pytest.fail("another stream"))
+    module = torch.nn.Linear(1, 1)
+    ExactDDP()._setup_model(module)
+    assert made == [((module,), {"device_ids": [0], "gradient_as_bucket_view": True})]
+
+
+def test_a_device_is_not_waited_for_once_another_process_has_ended(monkeypatch):
+    class Never:
+        def query(self):
+            return False
+
+    class Done:
+        def __init__(self):
+            self.asked = 0
+
+        def query(self):
+            self.asked += 1
+            return self.asked > 3
+
+    alive, killed = SimpleNamespace(exitcode=None), SimpleNamespace(exitcode=-9)
+    monkeypatch.setattr(group, "_group", group.Group(group.ALONE, started=[alive]))
+    group.wait_for_device(Done())
+    monkeypatch.setattr(group, "_group", group.Group(group.ALONE, started=[alive, killed]))
+    with pytest.raises(ProcessLost, match="process 2 was killed by SIGKILL"):
+        group.wait_for_device(Never())

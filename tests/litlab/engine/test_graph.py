@@ -2,7 +2,10 @@ import logging
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from runs import PLAIN, TEN, Regularized, fit, graphs, said
+from tape import Tape
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from digits.classifier import Classifier
 from litlab.data.memory import InMemoryLoader
@@ -58,6 +61,40 @@ def test_accumulated_gradients_are_left_to_lightning(tmp_path, tape, caplog):
         tried = fit(tmp_path, *settings, steps=7)
     assert said(caplog) == ["no CUDA graph: trainer.accumulate_grad_batches is not 1"]
     assert torch.equal(tried.weights(), one_by_one.weights())
+
+
+def test_a_step_that_cannot_be_captured_is_done_without(tmp_path, tape, eager, caplog):
+    class Invisible(Classifier):
+        """Waits for the device in a capture alone."""
+
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            if isinstance(_get_current_dispatch_mode(), Tape):
+                loss.item()
+            return loss
+
+    expected = eager(tmp_path, *TEN, module_class=Invisible)
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        tried = fit(tmp_path, *TEN, module_class=Invisible, steps=7)
+    reason = "the step cannot be captured: operation not permitted when stream is capturing"
+    assert said(caplog) == [f"no CUDA graph: {reason}"]
+    assert graphs(tried).summary() == f"none: {reason}"
+    assert torch.equal(tried.weights(), expected.weights())
+    assert tried.curves.points == expected.curves.points
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # only the first training makes them
+@pytest.mark.parametrize("fused", ["true", "false"])
+def test_a_captured_training_goes_on_to_the_bit(tmp_path, tape, fused):
+    settings = [*TEN, "augment=none", f"optimizer.fused={fused}"]  # Lightning keeps no random states
+    keep = ModelCheckpoint(dirpath=tmp_path / "kept", every_n_train_steps=6, save_top_k=-1, filename="{step}")
+    whole = fit(tmp_path, *settings, steps=7, callbacks=[keep])
+    assert graphs(whole).replayed > 0
+    for step in (6, 12):
+        resumed = fit(tmp_path, *settings, steps=7, checkpoint=tmp_path / "kept" / f"step={step}.ckpt")
+        assert torch.equal(resumed.weights(), whole.weights())
+        assert resumed.curves.curve("train/loss") == whole.curves.curve("train/loss")[step:]
 
 
 class LogsMeans(Classifier):

@@ -12,6 +12,7 @@ from torch import nn
 from litlab.commands.train import make_trainer, settings_elsewhere, train
 from litlab.engine import hardware
 from litlab.engine.hardware import best_precision, cores, use_all_cores
+from litlab.engine.random_state import preserved_random_state, random_state, set_random_state
 from litlab.errors import UserError
 
 
@@ -111,3 +112,26 @@ def test_memory_that_a_step_has_freed_is_there_for_the_next_one():
         return int(subprocess.run(command, env=environment, capture_output=True, check=True, text=True).stdout)
 
     assert faults("keep_memory()") < 100 < 10_000 < faults("")
+
+
+def test_a_gpu_that_is_not_wanted_is_no_warning(tmp_path, monkeypatch):
+    from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
+
+    for accelerator in (CUDAAccelerator, MPSAccelerator):
+        with monkeypatch.context() as patch:
+            patch.setattr(accelerator, "is_available", staticmethod(lambda: True))
+            make_trainer(settings("trainer=cpu").trainer, [], [], tmp_path)
+
+
+def test_the_generator_of_mps_is_kept(monkeypatch):
+    states = [torch.tensor([1, 2], dtype=torch.uint8)]
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: states[-1])
+    monkeypatch.setattr(torch.mps, "set_rng_state", states.append)
+    kept = random_state()
+    with preserved_random_state():
+        states.append(torch.tensor([3, 4], dtype=torch.uint8))
+    assert states[-1].tolist() == [1, 2]
+    states.append(torch.tensor([5, 6], dtype=torch.uint8))
+    set_random_state(kept)
+    assert states[-1].tolist() == [1, 2]

@@ -10,6 +10,7 @@ from torch import nn
 
 from digits.classifier import Classifier
 from litlab.engine.nonfinite import Dropping
+from litlab.engine.optimization import gradient_norm
 from litlab.errors import TrainingError
 from litlab.runs.checkpoint import read
 
@@ -85,6 +86,51 @@ def test_statistics_of_a_dropped_batch_are_taken_back():
     dropping.backward(loss, torch.Tensor.backward)
     optimizer.step()
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_momentum_does_not_begin_with_a_dropped_batch(monkeypatch):
+    monkeypatch.setattr(
+        "litlab.engine.nonfinite.drops_on_device", lambda *_: True
+    )  # on a CPU `found_inf` does the same
+
+    def trained(losses):
+        torch.manual_seed(0)
+        module, images = nn.Linear(3, 1), torch.rand(5, 3)
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, dampening=0.5, fused=True)
+        for factor in losses:
+            optimizer.zero_grad()
+            dropping = Dropping(module, optimizer, accumulates=False)
+            dropping.backward(module(images).sum() * factor, torch.Tensor.backward)
+            optimizer.step()
+        return module.weight.detach(), optimizer
+
+    monkeypatch.setattr(torch, "empty_like", lambda like, *_, **__: torch.full_like(like, 7.0))
+    (weight, optimizer), (expected, _) = trained([math.nan, 1.0, math.nan, 2.0]), trained([1.0, 2.0])
+    assert torch.equal(weight, expected)
+    assert optimizer.found_inf == 0
+
+
+def test_a_norm_of_no_gradients_lies_where_the_weights_do():
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(3, device="meta"))], lr=1)
+    assert gradient_norm(optimizer).device.type == "meta"
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(3))], lr=1)
+    assert gradient_norm(optimizer) == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("fused", ["true", "false"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd optimizer.momentum=0.9"])
+def test_on_a_gpu_a_dropped_first_batch_leaves_no_trace(tmp_path, optimizer, fused):
+    class First(Classifier):
+        def training_step(self, batch, batch_idx):
+            loss = super().training_step(batch, batch_idx)
+            return loss * math.nan if self.trainer.global_step == 0 and batch_idx == 0 else loss
+
+    gpu = [setting for setting in TWO_EPOCHS if "accelerator" not in setting]
+    choice = [f"optimizer={optimizer.split()[0]}", *optimizer.split()[1:], f"optimizer.fused={fused}"]
+    ours = fit(tmp_path, *gpu, "trainer.accelerator=gpu", *choice, "trainer.on_nan=skip", steps=5, module_class=First)
+    assert ours.weights().isfinite().all()
+    assert ours.metrics.skipped == 1
 
 
 @pytest.mark.gpu

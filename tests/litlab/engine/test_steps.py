@@ -20,6 +20,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from digits.classifier import Classifier
 from litlab.engine.hooks import AROUND_STEP, IN_STEP, STEP_PARTS
+from litlab.engine.metrics import Gathered, Step, Transfer
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 
@@ -202,6 +203,18 @@ def test_values_that_arrive_late_are_all_written(tmp_path, monkeypatch, end):
     late = fit(tmp_path, *FULL, "data.batch_size=140", "trainer.max_epochs=2", end, steps=5)
     assert late.curves.points == expected.curves.points
     assert late.trainer.callback_metrics.keys() == expected.trainer.callback_metrics.keys()
+
+
+def test_values_are_not_read_before_they_arrive_where_no_event_tells(tmp_path, monkeypatch):
+    blocking, to = [], torch.Tensor.to
+
+    def noting(tensor, *arguments, non_blocking=False, **options):
+        blocking.append(not non_blocking)
+        return to(tensor, *arguments, non_blocking=non_blocking, **options)
+
+    monkeypatch.setattr(torch.Tensor, "to", noting)
+    Transfer([Step(0, 1, 1, True, 0.1, Gathered({}, {}, ("loss",), torch.ones(1)))], {})
+    assert blocking == [True]
 
 
 class Listens(Callback):

@@ -473,12 +473,14 @@ def test_jobs_at_once_may_be_of_several_processes(tmp_path):
 
 def test_each_job_at_once_has_its_share_of_the_machine(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3, 4})
-    slots = litlab.sweeps.launchers.local.Local(n_jobs=2, jobs_per_device=1)._slots()
+    slots = litlab.sweeps.launchers.local.Local(n_jobs=2, jobs_per_device=1)._slots(True)
     assert [slot.cores for slot in slots] == [{0, 2, 4}, {1, 3}]
-    many = litlab.sweeps.launchers.local.Local(n_jobs=7, jobs_per_device=1)._slots()
+    many = litlab.sweeps.launchers.local.Local(n_jobs=7, jobs_per_device=1)._slots(True)
     assert [len(slot.cores) for slot in many] == [1] * 7
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    gpus = litlab.sweeps.launchers.local.Local(n_jobs=9, jobs_per_device=2)._slots()
+    gpus = litlab.sweeps.launchers.local.Local(n_jobs=9, jobs_per_device=2)._slots(True)
     assert [slot.gpu for slot in gpus] == ["0", "1", "0", "1"]
+    cpu = litlab.sweeps.launchers.local.Local(n_jobs=9, jobs_per_device=2)._slots(uses_gpus=False)
+    assert [slot.gpu for slot in cpu] == [None] * 9
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-x")
-    assert [slot.gpu for slot in litlab.sweeps.launchers.local.Local(3, 2)._slots()] == ["2", "GPU-x", "2"]
+    assert [slot.gpu for slot in litlab.sweeps.launchers.local.Local(3, 2)._slots(True)] == ["2", "GPU-x", "2"]

@@ -8,12 +8,15 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
+from litlab.config import load
 from litlab.interruption import Interrupted, stop
 from litlab.processes import nursery
+from litlab.schema import Train
 from litlab.sweeps.job import Ended, Job, run
 from litlab.sweeps.launchers.base import left_alone, printing_apart
 
@@ -33,7 +36,7 @@ class Local:
 
     Args:
         n_jobs: how many at once; the cores are shared out among them.
-        jobs_per_device: how many at once on one GPU, where there are any.
+        jobs_per_device: how many at once on one GPU, if the first job is for GPUs and there are any.
     """
 
     def __init__(self, n_jobs: int, jobs_per_device: int) -> None:
@@ -42,7 +45,11 @@ class Local:
     def run(self, jobs: Iterator[Job]) -> Iterator[Ended]:
         """See Launcher."""
         jobs, context = left_alone(jobs), nursery()
-        free = self._slots()
+        first = next(jobs, None)
+        if first is None:
+            return
+        jobs = chain([first], jobs)
+        free = self._slots(uses_gpus=load(first.folder / "config.yaml", Train).trainer.accelerator != "cpu")
         running: dict[Any, tuple[ForkServerProcess, Job, Slot, Connection[Ended, Ended]]] = {}
         try:
             while True:
@@ -70,11 +77,11 @@ class Local:
             for process in processes:
                 process.join()
 
-    def _slots(self) -> list[Slot]:
+    def _slots(self, uses_gpus: bool) -> list[Slot]:
         import torch
 
-        gpus = [str(gpu) for gpu in range(torch.cuda.device_count())]
-        if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        gpus = [str(gpu) for gpu in range(torch.cuda.device_count() if uses_gpus else 0)]
+        if gpus and (visible := os.environ.get("CUDA_VISIBLE_DEVICES")):
             gpus = visible.split(",")[: len(gpus)]
         places: Sequence[str | None] = (gpus * self.jobs_per_device)[: self.n_jobs] or [None] * self.n_jobs
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
