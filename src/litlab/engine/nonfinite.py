@@ -48,7 +48,7 @@ def drops_on_device(module: LightningModule, optimizer: Optimizer) -> bool:
 
 
 def _begins_momentum(optimizer: Optimizer) -> bool:
-    """Whether the next step allocates momentum: a fused SGD that drops the batch itself would leave it uninitialized."""
+    """Whether the next step allocates momentum, which a fused SGD that drops the batch itself leaves uninitialized."""
     return any(
         group.get("momentum")
         and all(optimizer.state.get(weight, {}).get("momentum_buffer") is None for weight in group["params"])

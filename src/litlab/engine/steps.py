@@ -9,15 +9,14 @@ Lightning does not promise to keep the loop as it is; tests/litlab/engine compar
 import logging
 import math
 from collections import OrderedDict
-from contextlib import suppress
-from typing import Any, Protocol
+from contextlib import nullcontext, suppress
+from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from lightning.pytorch.loops.fetchers import _DataFetcher, _DataLoaderIterDataFetcher
-from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.data import extract_batch_size
@@ -26,32 +25,17 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 
 from litlab.data.order import Resumable
+from litlab.engine.epochs import Checkpoints, EpochsLoop
 from litlab.engine.graphs.optimization import GraphedOptimization
+from litlab.engine.graphs.watch import RESULTS, noting_reads
 from litlab.engine.group import from_all, place, share_signals
 from litlab.engine.hooks import foreign_callbacks, hooks_of_each_step
 from litlab.engine.metrics import StepMetrics
 from litlab.engine.optimization import LoggedOptimization, simplify_optimizers
 from litlab.engine.random_state import random_state, set_random_state
-from litlab.engine.stopping import stop_reason
 from litlab.interruption import stop
 
 log = logging.getLogger(__name__)
-
-
-class Checkpoints(Protocol):
-    """Who saves the state of the training; see litlab.callbacks.checkpoints."""
-
-    def steps_until_due(self, step: int) -> float:
-        """Steps until the state is to be saved; infinite if that does not go by steps."""
-
-    def after_step(self, trainer: Trainer, anyway: bool) -> None:
-        """Called between two steps; saves the state if it is time, or `anyway`."""
-
-    def before_end(self, trainer: Trainer) -> None:
-        """Called when the last epoch is over, before the hooks `on_train_end`."""
-
-    def after_end(self, trainer: Trainer) -> None:
-        """Called after the hooks `on_train_end`, which may have replaced the weights."""
 
 
 def execute_steps(
@@ -67,54 +51,6 @@ def execute_steps(
     loop = EpochsLoop(trainer, trainer.min_epochs, trainer.max_epochs)
     loop.epoch_loop = ExecutionLoop(trainer, steps_per_execution, metrics, checkpoints)
     trainer.fit_loop = loop
-
-
-class EpochsLoop(_FitLoop):
-    """Lightning's loop over the epochs; what follows the step that a checkpoint was saved after is never left out."""
-
-    def run(self) -> None:
-        """Lightning's, and say so if nothing was left to train, such as after a limit or early stopping."""
-        first = self.epoch_loop.global_step
-        super().run()
-        if self.epoch_loop.global_step == first:
-            log.info("no step was trained: %s", stop_reason(self.trainer))
-
-    @property
-    def done(self) -> bool:
-        """Whether to leave the loop, such as when all steps are done."""
-        return not self.epoch_loop.resumes_after_step and super().done
-
-    def on_advance_end(self) -> None:
-        """Lightning's, which would leave schedules that look at a metric as they are after resuming."""
-        self._restarting = False  # not by the property, which takes other loops along
-        super().on_advance_end()
-
-    def on_run_start(self) -> None:
-        """Lightning's, which would not look at the validation data yet if the first epoch has no validation."""
-        trainer = self.trainer
-        if trainer.enable_validation and not any(trainer.num_val_batches):
-            trainer.validating = True
-            self.epoch_loop.val_loop.setup_data()
-            trainer.training = True
-        super().on_run_start()
-
-    def on_run_end(self) -> None:
-        """Lightning's, and let the checkpoints say which weights the training results in."""
-        checkpoints = self.epoch_loop.checkpoints
-        if checkpoints:
-            checkpoints.before_end(self.trainer)
-        super().on_run_end()
-        if checkpoints:
-            checkpoints.after_end(self.trainer)
-
-    def ends_with_this_step(self) -> bool:
-        """Whether no step follows the one that was just done."""
-        if self.trainer.should_stop and self._can_stop_early:
-            return True
-        if self.max_steps != -1 and self.epoch_loop.global_step >= self.max_steps:
-            return True
-        is_last_epoch = self.max_epochs not in (None, -1) and self.trainer.current_epoch + 1 >= self.max_epochs
-        return is_last_epoch and self.epoch_loop._num_ready_batches_reached()
 
 
 class ExecutionLoop(_TrainingEpochLoop):
@@ -134,6 +70,7 @@ class ExecutionLoop(_TrainingEpochLoop):
         self.steps_per_execution = self._steps_now = steps_per_execution
         self._accumulated_as_configured = trainer.accumulate_grad_batches
         self._obstacles_told: set[str] = set()
+        self._is_watched, self._reads = False, list[str]()
         optimization = LoggedOptimization if steps_per_execution == 1 else GraphedOptimization
         self.automatic_optimization: LoggedOptimization = optimization(trainer, metrics)
         self.checkpoints = checkpoints
@@ -189,13 +126,21 @@ class ExecutionLoop(_TrainingEpochLoop):
             for _ in range(self._steps_until_due() - 1):
                 self._step(data_fetcher)
                 share_signals()
+                if self._reads:  # the next step is to find what this one has logged
+                    self._choose_steps(data_fetcher)
+                    self._end_execution()
+                    return
                 if stop.received or self.trainer.should_stop or (self._timers and self._is_time_over()):
                     break
             if self.trainer.should_stop and self.trainer.fit_loop._can_stop_early:  # training_step has set it
-                call._call_callback_hooks(self.trainer, "on_train_batch_end", {}, None, self.batch_idx)
+                self._end_execution()
                 return
         super().advance(data_fetcher)
         share_signals()
+
+    def _end_execution(self) -> None:
+        """Let the last step that was done be the execution's last."""
+        call._call_callback_hooks(self.trainer, "on_train_batch_end", {}, None, self.batch_idx)
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
         """Save the state of the training if that is due, and do what else follows a step."""
@@ -265,6 +210,8 @@ class ExecutionLoop(_TrainingEpochLoop):
             return f"trainer.accumulate_grad_batches was changed on the way, by {by}"
         if hooks := hooks_of_each_step(self.trainer):
             return hooks
+        if self._reads:
+            return f"training_step reads {self._reads[0]}"
         if any(config.reduce_on_plateau and config.interval == "step" for config in self.trainer.lr_scheduler_configs):
             return "the schedule looks at a metric at each step"
         return None
@@ -293,7 +240,9 @@ class ExecutionLoop(_TrainingEpochLoop):
         self.batch_progress.increment_ready()
         self.batch_progress.increment_started()
         kwargs = self._build_kwargs(OrderedDict(), batch, batch_idx)
-        self.automatic_optimization.run(trainer.optimizers[0], batch_idx, kwargs)
+        with nullcontext() if self._is_watched else noting_reads(trainer, RESULTS, self._reads.append):
+            self.automatic_optimization.run(trainer.optimizers[0], batch_idx, kwargs)
+        self._is_watched = True
         self.batch_progress.increment_processed()
         self.update_lr_schedulers("step", update_plateau_schedulers=False)
         self.batch_progress.increment_completed()

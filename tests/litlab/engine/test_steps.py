@@ -217,6 +217,25 @@ def test_values_are_not_read_before_they_arrive_where_no_event_tells(tmp_path, m
     assert blocking == [True]
 
 
+def test_a_step_that_reads_what_was_logged_finds_the_newest_values(tmp_path, caplog):
+    class Reads(Classifier):
+        """Weighs its loss by the one before."""
+
+        def training_step(self, batch, batch_idx):
+            before = self.trainer.callback_metrics.get("train/loss", torch.tensor(1.0))
+            return super().training_step(batch, batch_idx) * before
+
+    lightnings = fit(tmp_path, *SMALL, module_class=Reads)
+    with caplog.at_level(logging.INFO):
+        ours = fit(tmp_path, *SMALL, module_class=Reads, steps=4)
+    assert caplog.messages == [
+        "no CUDA graph: this is a cpu",
+        "trainer.steps_per_execution is 1 here: training_step reads trainer.callback_metrics",
+    ]
+    assert ours.diary.batch_ends == list(range(1, 11))
+    assert torch.equal(ours.weights(), lightnings.weights())
+
+
 class Listens(Callback):
     """Wants to see the gradients of each step."""
 
