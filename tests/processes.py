@@ -139,7 +139,7 @@ def at(hook, call=1, action=kill_itself):
 
 def while_writing(name, call=1, action=kill_itself):
     """What prepares a process to do something when the nth file of this name is written, but not yet in its place."""
-    sync = files._sync
+    sync = files.sync
     calls = []
 
     def interrupted_sync(path):
@@ -149,7 +149,7 @@ def while_writing(name, call=1, action=kill_itself):
         sync(path)
 
     def prepare():
-        files._sync = interrupted_sync
+        files.sync = interrupted_sync
 
     return prepare
 

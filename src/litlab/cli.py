@@ -176,10 +176,13 @@ def _evaluate(composed: DictConfig) -> None:
 def _reproduce(composed: DictConfig) -> None:
     config = check(composed, schema.Reproduce)
     run = Run.open(_path(config.run, config.paths))
+    if run.record.evaluated is not None:
+        raise UserError(f"run={config.run}: is an evaluation, of {run.record.evaluated}; only a training is reproduced")
     require_mine(run.folder / "config.yaml", f"run={config.run}")
     trained = load(run.folder / "config.yaml", schema.Train)
     if run.record.status != "done":
         raise UserError(f"run={config.run}: nothing to compare with, the run's status is {run.record.status}")
+    run.best_checkpoint()  # which may be gone
     folder = _job_folder(composed)
     shutil.copyfile(run.folder / "config.yaml", folder / "config.yaml")  # it is a training, which can be resumed
     from litlab.commands.reproduce import reproduce as reproduce_function

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from io import BytesIO
+from itertools import takewhile
 from pathlib import Path
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
@@ -15,7 +16,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
-from litlab.runs.files import replacing
+from litlab.runs.files import replacing, sync_all
 
 EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)\.(.*)")
 
@@ -52,20 +53,37 @@ class TensorBoard(TensorBoardLogger):
         self.save()
 
     def position(self) -> dict[str, int]:
-        """The sizes of the event files, in bytes."""
+        """The sizes of the event files, in bytes, which are on the disk by now."""
         self.save()
+        sync_all(self._files())
         return {file.name: file.stat().st_size for file in self._files()}
 
-    def rewind(self, position: Mapping[str, int]) -> None:
-        """Cut the event files to these sizes; those that came later go."""
+    def rewind(self, position: Mapping[str, int]) -> int | None:
+        """Cut the event files to these sizes; those that came later go. Return the last step if one is shorter."""
+        sizes = {file.name: file.stat().st_size for file in self._files()}
+        last_step = None
+        if any(sizes.get(name, 0) < size for name, size in position.items()):
+            whole = takewhile(lambda name: sizes.get(name, 0) >= position[name], sorted(position))
+            short = [name for name in sorted(position) if sizes.get(name, 0) < position[name]][:1]
+            last_step = max((_last_step(Path(self.log_dir, name)) for name in [*whole, *short]), default=0)
         for file in self._files():
             if file.name in position:
                 os.truncate(file, min(position[file.name], file.stat().st_size))
             else:
                 file.unlink()
+        return last_step
 
     def _files(self) -> list[Path]:
-        return [file for file in Path(self.log_dir).glob("events.out.tfevents.*") if not file.is_symlink()]
+        return sorted(file for file in Path(self.log_dir).glob("events.out.tfevents.*") if not file.is_symlink())
+
+
+def _last_step(file: Path) -> int:
+    """The step of the last whole event in a file that may be cut off or missing; 0 if there is none."""
+    if not file.is_file():
+        return 0
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader  # it takes half a second
+
+    return max((event.step for event in EventFileLoader(str(file)).Load()), default=0)
 
 
 def _named_after(written: Iterable[Path], file: Path) -> Path:
@@ -121,20 +139,24 @@ class CSV(CSVLogger):
         return self._experiment
 
     def position(self) -> dict[str, int]:
-        """How many rows the file has."""
+        """How many rows the file has, which are on the disk by now."""
         self.save()
+        sync_all([self._file()] if self._file().is_file() else [])
         return {"rows": len(_rows(self._file()))}
 
-    def rewind(self, position: Mapping[str, int]) -> None:
-        """Leave so many rows."""
+    def rewind(self, position: Mapping[str, int]) -> int | None:
+        """Leave so many rows; the last one's step if there are fewer."""
         rows = _rows(self._file())[: position.get("rows", 0)]
+        last_step = int(rows[-1]["step"]) if rows else 0
+        is_short = len(rows) < position.get("rows", 0)
         if not rows:
             self._file().unlink(missing_ok=True)
-            return
+            return last_step if is_short else None
         with replacing(self._file()) as aside, aside.open("w", newline="") as stream:
             writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
+        return last_step if is_short else None
 
     def _file(self) -> Path:
         return Path(self.log_dir, ExperimentWriter.NAME_METRICS_FILE)

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
 from litlab.project import CONFIGS
 
 LONGEST = 1000
@@ -98,3 +100,9 @@ def is_text(name: str) -> bool:
 def first_lines(error: Exception) -> str:
     """What an error says at first, in one line."""
     return one_line(": ".join(line.strip() for line in str(error).strip().splitlines()[:2])) or type(error).__name__
+
+
+def first_problem(error: ValidationError) -> str:
+    """What a schema has against a file's content, in one line: the first problem, by its place."""
+    detail = error.errors(include_url=False)[0]
+    return one_line(f"{'.'.join(map(str, detail['loc'])) or 'the whole'}: {detail['msg']}")

@@ -25,6 +25,9 @@ OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
 NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
+MOST_JOBS = 100_000
+"""Of a sweep: an hour's work for the sweep itself, and more than memory and files are made for."""
+
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -237,7 +240,7 @@ class Sampled(Sweep):
 
     sampler: Literal["random", "tpe"]
     """What chooses the jobs: chance, or Optuna's TPE, which looks at the jobs before."""
-    n_trials: PositiveInt
+    n_trials: Annotated[int, Field(gt=0, le=MOST_JOBS)]
     """Jobs in all."""
     seed: Seed
     """Seed of the choices."""

@@ -11,13 +11,12 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from torch import Tensor
-from torch.optim import LBFGS, Adafactor
 
 from litlab import schema
 from litlab.callbacks.averaging import Weights, copied, exchanges_weights, has_parameters, replacing_classes
 from litlab.engine.group import from_first, is_first, place, share_signals
 from litlab.engine.metrics import StepMetrics
+from litlab.engine.restored import require_fitting_loops, require_fitting_optimizers, require_fitting_state
 from litlab.engine.schedule import rebuild_schedules, steps_of
 from litlab.errors import TrainingError, UserError
 from litlab.interruption import stop
@@ -40,10 +39,13 @@ class Rewindable(Protocol):
         """Its folder."""
 
     def position(self) -> dict[str, int]:
-        """How much is on the disk."""
+        """How much there is, which is on the disk by now."""
 
-    def rewind(self, position: Mapping[str, int]) -> None:
-        """Take back what was written after this position; before the first use."""
+    def rewind(self, position: Mapping[str, int]) -> int | None:
+        """Take back what was written after this position; before the first use.
+
+        Return the last step that is left if there is less than that, None otherwise.
+        """
 
 
 class Checkpoints(Checkpoint):
@@ -83,6 +85,7 @@ class Checkpoints(Checkpoint):
         self._has_ended = self._has_replaced = self._exchanges = False
         self._saving: CheckpointName = "last"
         self._steps_of_schedules: list[int] = []
+        self._saved: dict[str, Any] | None = None
         run.record.metrics.monitor = self.monitor
 
     def state_dict(self) -> dict[str, Any]:
@@ -111,6 +114,8 @@ class Checkpoints(Checkpoint):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Let changed settings of the optimizer and its schedule count, which it would take from the checkpoint."""
+        require_fitting_loops(trainer, checkpoint)
+        self._saved = checkpoint
         for callback in trainer.early_stopping_callbacks:  # which takes its patience from the checkpoint, too
             checkpoint["callbacks"].get(callback.state_key, {})["patience"] = callback.patience
         before = checkpoint["callbacks"][self.state_key]
@@ -125,9 +130,17 @@ class Checkpoints(Checkpoint):
         if ours and self.schedule != before["schedule"]:
             self._steps_of_schedules = steps_of(checkpoint["lr_schedulers"])
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at what the checkpoint has of the optimizers and schedules, which are made by now."""
+        if self._saved:
+            require_fitting_optimizers(trainer, self._saved)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a signal waits for the end of the step."""
-        _require_fitting_state(trainer)
+        if self._saved and self._saved["callbacks"][self.state_key]["optimizer"] == self.optimizer:
+            for optimizer in trainer.optimizers:
+                require_fitting_state(optimizer, trainer.precision == "16-mixed" or self.metrics.skipped > 0)
+        self._saved = None
         if self._steps_of_schedules:
             rebuild_schedules(trainer, self._steps_of_schedules)
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._newest.items()})
@@ -269,23 +282,6 @@ def _require_numbers(trainer: Trainer) -> None:
     for name, weight in trainer.lightning_module.named_parameters():
         if not weight.isfinite().all():
             raise TrainingError(f"{name} is no longer finite after {trainer.global_step} steps")
-
-
-def _require_fitting_state(trainer: Trainer) -> None:
-    """Make sure that what the optimizer has kept, if it comes out of a checkpoint, belongs to these weights.
-
-    Raises:
-        UserError: it does not.
-    """
-    for optimizer in trainer.optimizers:
-        if isinstance(optimizer, LBFGS | Adafactor):  # they keep other tensors than such as the weights
-            continue
-        for weight, state in optimizer.state.items():
-            for name, value in state.items():
-                like_weight = isinstance(value, Tensor) and value.shape == weight.shape
-                is_number = value.numel() == 1 if isinstance(value, Tensor) else isinstance(value, int | float)
-                if not (like_weight or is_number or value is None):
-                    raise UserError(f"the checkpoint is of another network: its optimizer has no fitting {name}")
 
 
 def numbers(trainer: Trainer) -> dict[str, float]:

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from litlab import schema
-from litlab.commands.train import train
-from litlab.runs.checkpoint import read
+from litlab.commands.train import build_module, train
+from litlab.runs.checkpoint import load_weights, read
 from litlab.runs.run import Record, Run
 
 log = logging.getLogger(__name__)
@@ -21,9 +21,10 @@ def reproduce(original: Run, config: schema.Train, folder: Path) -> bool:
     """Train as `config`, that of the original, says, in `folder`; whether weights and metrics are the same.
 
     Raises:
-        UserError: the original's checkpoint is damaged, or the config asks for what cannot be had.
+        UserError: the original's checkpoint is damaged or of another network; the config asks for what cannot be had.
     """
     before = read(original.best_checkpoint())
+    load_weights(build_module(config), original.best_checkpoint())  # which may refuse them
     again = train(config, folder, original.record.overrides)
     now = read(again.best_checkpoint())
     differences = [

@@ -253,8 +253,6 @@ def take_up(run: Run, loggers: list[Logger], checkpoint: dict[str, Any] | None) 
     step, positions = 0, None
     if checkpoint is not None:
         step, positions = checkpoint["global_step"], checkpoint["callbacks"][Checkpoints.__qualname__]["loggers"]
-        if not checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["after_step"]:
-            raise ValueError("it was not written between two steps")
     rewindable = [logger for logger in loggers if isinstance(logger, Rewindable)]
     for home in {Path(logger.log_dir) for logger in rewindable}:
         require_inside(home, run.folder, f"resume={run.folder}")
@@ -267,7 +265,10 @@ def take_up(run: Run, loggers: list[Logger], checkpoint: dict[str, Any] | None) 
     for logger in rewindable:
         place = place_of(logger, run.folder)
         if positions is None or place in positions:
-            logger.rewind(positions[place] if positions else {})
+            last_step = logger.rewind(positions[place] if positions else {})
+            if last_step is not None:
+                hole = f"a hole from step {last_step} to step {step}"
+                log.warning("the curves of %s have %s: files are shorter than they were", place, hole)
 
 
 def restored(config: schema.Train, checkpoint: Path) -> tuple[LightningDataModule, LightningModule]:

@@ -129,7 +129,13 @@ class Resumable:
         return {"epoch": self.sampler.epoch, "batches": self._batches}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Make the next round begin after those batches, if it is one of that epoch."""
+        """Make the next round begin after those batches, if it is one of that epoch.
+
+        Raises:
+            UserError: it is not the state of such a loader.
+        """
+        if not all(isinstance(state.get(name), int) and state[name] >= 0 for name in ("epoch", "batches")):
+            raise UserError("the checkpoint has no fitting state of the data's loader")
         self._restored = state
 
     def resumed(self, batches: Callable[[], Iterator[BatchT]]) -> Iterator[BatchT]:

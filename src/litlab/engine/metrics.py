@@ -161,6 +161,11 @@ class StepMetrics(Callback):
             metric = pl_module.get_submodule(kept["path"])
             if not isinstance(metric, Metric) or kept["state"].keys() != metric.metric_state.keys():
                 raise UserError(f"the checkpoint is of another module: {kept['path']} is not its metric")
+            if any(
+                isinstance(kept["state"][key], Tensor) != isinstance(metric.metric_state[key], Tensor)
+                for key in kept["state"]
+            ):
+                raise UserError(f"the checkpoint is of another module: {kept['path']} has another state")
             for key, value in kept["state"].items() if group.is_first() else ():  # it is that of all processes
                 setattr(metric, key, apply_to_collection(value, Tensor, Tensor.to, device=pl_module.device))
             metric._update_count = kept["updates"]

@@ -1,5 +1,6 @@
 """Reading checkpoints: data, never code; needs nothing but torch."""
 
+import math
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -7,16 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from litlab.errors import UserError
-from litlab.refusals import first_lines
+from litlab.refusals import first_lines, first_problem
+from litlab.runs.resumable import Resumable
 
 TRAINED = "trained_state_dict"
 """Key of the weights that a training goes on with, where it results in others, such as their average."""
 
-LARGEST_STRUCTURE = 2**26
-"""Bytes that all but the tensors may take; they are held in memory at once, where tensors are read as needed."""
+LARGEST_STRUCTURE = 2**23
+"""Bytes that all but the tensors' numbers may take, besides 1024 for each tensor; all is held in memory at once."""
+
+MOST_VALUES = 2**20
+"""Values that may stand in the dictionaries and lists, each counted as often as something refers to it."""
+
+LARGEST_SHARE = 16
+"""How many times its numbers are in the file a tensor may have, on average, as tensors may share them."""
+
+DEEPEST = 100
+"""Dictionaries and lists inside each other."""
+
+WEIGHTS = ("state_dict", "current_model_state", TRAINED)
+"""Keys of the module's weights, which may share memory; `read_resumable` compares them with the module."""
 
 
 def load_weights(module: nn.Module, file: Path, prefix: str = "") -> None:
@@ -53,12 +68,12 @@ def read_resumable(file: Path, module: nn.Module) -> dict[str, Any]:
         UserError: the file is missing, damaged, of another network, or no training can go on from it.
     """
     checkpoint = read(file)
-    for name in {"current_model_state", TRAINED} & checkpoint.keys() | {"state_dict"}:
+    for name in set(WEIGHTS) & checkpoint.keys() | {"state_dict"}:
         _weights(checkpoint, name, module, file)
-    # An optimizer copies unseen what it is given; LBFGS, which keeps the most, has 200 times the weights.
-    kept = sum(tensor.numel() for tensor in _tensors(checkpoint.get("optimizer_states")))
-    if kept > 256 * sum(parameter.numel() for parameter in module.parameters()):
-        raise UserError(f"{file} is of another network: its optimizer keeps {kept} numbers")
+    try:
+        Resumable.model_validate(checkpoint)
+    except ValidationError as error:
+        raise UserError(f"{file} is no checkpoint to go on from: {first_problem(error)}") from error
     return checkpoint
 
 
@@ -70,29 +85,83 @@ def read(file: Path) -> dict[str, Any]:
     """
     if not file.is_file():
         raise UserError(f"there is no checkpoint {file}")
+    if damage := _damage(file):
+        others = [other for other in sorted(file.parent.glob("*.ckpt")) if other != file and not _damage(other)]
+        hint = f"; evaluate, predict and export can take run={others[0]}, which is whole" if others else ""
+        raise UserError(f"{file} is no checkpoint, or a damaged one: {damage}{hint}")
     try:
-        problem = _problem(file)
-        checkpoint = None if problem else torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{file} is no checkpoint: it holds more than tensors and plain values") from error
     except Exception as error:  # torch.load says with many types that a file is not what it should be
         raise UserError(f"{file} is no checkpoint, or a damaged one: {first_lines(error)}") from error
-    if problem or not isinstance(checkpoint, dict):
-        raise UserError(f"{file} is no checkpoint: it {problem or f'holds a {type(checkpoint).__name__}'}")
+    if not isinstance(checkpoint, dict):
+        raise UserError(f"{file} is no checkpoint: it holds a {type(checkpoint).__name__}")
+    if problem := _excess(checkpoint, LARGEST_SHARE * file.stat().st_size):
+        raise UserError(f"{file} is no checkpoint: {problem}")
     return checkpoint
 
 
-def _problem(file: Path) -> str | None:
-    """What keeps the file from being read without danger, if anything does."""
+def _damage(file: Path) -> str | None:
+    """What keeps the file from being read whole and without danger, if anything does."""
     status = file.stat()
     if status.st_size > LARGEST_STRUCTURE and status.st_blocks * 512 < status.st_size // 4:
-        return "is mostly a hole"  # the list of its parts might be, too, and that is read at once
-    with zipfile.ZipFile(file) as archive:
-        parts = archive.infolist()
+        return "it is mostly a hole"  # the list of its parts might be, too, and that is read at once
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if problem := _structure_problem(archive):
+                return problem
+            broken = archive.testzip()
+    except Exception as error:  # zipfile, too, has many types for it
+        return first_lines(error)
+    return f"the checksum of its part {broken} is wrong" if broken else None
+
+
+def _structure_problem(archive: zipfile.ZipFile) -> str | None:
+    """What keeps the archive's list of values, which is held in memory at once, from being read, if anything does."""
+    parts = archive.infolist()
     if any(part.file_size != part.compress_size for part in parts):
-        return "is compressed"
-    structure = sum(part.file_size for part in parts if "/data/" not in part.filename)
-    return "holds too much besides tensors" if structure > LARGEST_STRUCTURE else None
+        return "it is compressed"
+    numbers = [part.file_size for part in parts if "/data/" in part.filename]
+    structure = sum(part.file_size for part in parts) - sum(numbers)
+    return "it holds too much besides tensors" if structure > LARGEST_STRUCTURE + 1024 * len(numbers) else None
+
+
+def require_readable(file: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Make sure that `read` will take a file that was just written.
+
+    Raises:
+        UserError: it will not.
+    """
+    with zipfile.ZipFile(file) as archive:
+        problem = _structure_problem(archive) or _excess(checkpoint, math.inf)
+    if problem:
+        raise UserError(f"the checkpoint could not be read again: {problem}; keep long lists in tensors")
+
+
+def _excess(checkpoint: Mapping[str, Any], most_bytes: float) -> str | None:
+    """Why reading the values of a checkpoint would take too much time or memory, if so.
+
+    Args:
+        checkpoint: what it holds.
+        most_bytes: what the tensors may have, which may all refer to the same numbers, or repeat them without end.
+    """
+    left, values, tensors = [(checkpoint, 0, False)], 0, 0
+    while left:
+        value, depth, is_weight = left.pop()
+        values += 1
+        if isinstance(value, Tensor):
+            tensors += 0 if is_weight or value.layout != torch.strided else value.nbytes
+            if value.is_meta:
+                return "it holds a tensor on the meta device, which has no numbers"
+        elif isinstance(value, Mapping | list | tuple):
+            items = value.items() if isinstance(value, Mapping) else enumerate(value)
+            if depth > DEEPEST or values + len(value) + len(left) > MOST_VALUES:
+                return (
+                    f"it holds more than {MOST_VALUES:,} values besides tensors, or lists inside each other without end"
+                )
+            left += [(item, depth + 1, is_weight or (depth == 0 and key in WEIGHTS)) for key, item in items]
+    return "its tensors are many times larger than the file" if tensors > most_bytes else None
 
 
 def _weights(
@@ -121,14 +190,3 @@ def _misfits(weights: Mapping[str, Any], own: Mapping[str, Tensor]) -> Iterator[
         elif (given.dtype, given.layout, given.device.type) != (tensor.dtype, tensor.layout, "cpu"):
             yield f"{name} is {given.dtype} {given.layout} on {given.device}, not {tensor.dtype}"
     yield from (f"{name} is unknown" for name in weights if name not in own)
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, Mapping):
-        for value in values.values():
-            yield from _tensors(value)
-    elif isinstance(values, list | tuple):
-        for value in values:
-            yield from _tensors(value)

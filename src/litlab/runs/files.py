@@ -1,7 +1,7 @@
 """Files that are whole at every moment, and folders that nobody shares."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -18,9 +18,9 @@ def replacing(file: Path) -> Iterator[Path]:
     try:
         aside.unlink(missing_ok=True)  # of a process that was killed; or a link that leads elsewhere
         yield aside
-        _sync(aside)
+        sync(aside)
         aside.replace(file)
-        _sync(file.parent)
+        sync(file.parent)
     except BaseException:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
@@ -59,13 +59,20 @@ def write_text(file: Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file, or a folder's list of files, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_all(files: Iterable[Path]) -> None:
+    """Wait until these files, and the lists of the folders that they are in, are on the disk."""
+    known = list(files)
+    for path in [*known, *{file.parent for file in known}]:
+        sync(path)
 
 
 def new_folder(parent: str) -> str:

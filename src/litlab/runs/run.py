@@ -27,7 +27,7 @@ from pydantic import (
 from litlab.errors import ProcessLost, Pruned, StorageError, UserError
 from litlab.interruption import Interrupted
 from litlab.project import SOURCE
-from litlab.refusals import is_text
+from litlab.refusals import first_problem, is_text
 from litlab.runs.files import read_text, write_text
 from litlab.runs.lock import FolderLock
 
@@ -256,9 +256,7 @@ class Run:
                 raise UserError(f"{name}={path}: no run's folder, it holds no run.json")
             return cls(folder, Record.model_validate_json(read_text(folder / "run.json")))
         except ValidationError as error:
-            detail = error.errors()[0]
-            key = ".".join(map(str, detail["loc"]))
-            raise UserError(f"{name}={path}: its run.json is damaged: {key}: {detail['msg']}") from error
+            raise UserError(f"{name}={path}: its run.json is damaged: {first_problem(error)}") from error
         except ValueError as error:
             raise UserError(f"{name}={path}: its run.json is damaged: {error}") from error
         except OSError as error:

@@ -8,7 +8,7 @@ from lightning.fabric.plugins.io import CheckpointIO
 from torch import Tensor
 
 from litlab.errors import UserError
-from litlab.runs.checkpoint import TRAINED, read
+from litlab.runs.checkpoint import TRAINED, read, require_readable
 from litlab.runs.files import replacing
 
 
@@ -26,8 +26,10 @@ class WholeFiles(CheckpointIO):
         if self.folder.exists():  # if it has vanished, it was not by mistake
             file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with replacing(file) as aside, aside.open("wb") as stream:
-                torch.save(checkpoint, stream)
+            with replacing(file) as aside:
+                with aside.open("wb") as stream:
+                    torch.save(checkpoint, stream)
+                require_readable(aside, checkpoint)
         except RuntimeError as error:  # of PyTorch, where the disk is full
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from error

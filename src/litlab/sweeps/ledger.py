@@ -65,10 +65,18 @@ class Ledger:
             _mend(self.folder / JOURNAL)
             study = self._create(journal(self.folder), directions)
             study.get_trials(deepcopy=False)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            hint = "remove it, and what the jobs' folders say is entered again"
-            raise UserError(f"{self.folder / JOURNAL} is damaged: {first_lines(error)}; {hint}") from error
+        except OSError:
+            raise
+        except Exception as error:  # Optuna carries out what the lines say
+            raise self.damaged(first_lines(error)) from error
         return study
+
+    def damaged(self, problem: str) -> UserError:
+        """The error of a study that is not this sweep's, or not whole."""
+        if self.url is not None:
+            return UserError(f"sweep.storage={self.url}: its study {self.name} is damaged: {problem}")
+        hint = "remove it, and what the jobs' folders say is entered again"
+        return UserError(f"{self.folder / JOURNAL} is damaged: {problem}; {hint}")
 
     def _create(self, storage: BaseStorage, directions: Sequence[StudyDirection]) -> optuna.Study:
         # Optuna's own sampler would look through all trials, and draw, whenever a trial is but looked at.

@@ -24,7 +24,7 @@ from litlab.checking import MOST_PROBLEMS
 from litlab.config import check, config_text, explain, parse, run_config, settled, without
 from litlab.console import say
 from litlab.errors import UserError
-from litlab.refusals import visible
+from litlab.refusals import first_lines, first_problem, visible
 from litlab.runs.files import LARGEST_PLAN, read_text, write_text
 from litlab.runs.trust import marked, unmarked
 from litlab.sweeps.space import Dimension, Params, grid, overrides, texts
@@ -115,17 +115,19 @@ class Plan(schema.Settings):
         """The plan in a sweep's folder.
 
         Raises:
-            UserError: there is none, or it is damaged.
+            UserError: there is none, or it is damaged: its parts, or a job's config, are not those of one sweep.
         """
         file = folder / FILE
         try:
-            return cls.model_validate_json(unmarked(read_text(file, LARGEST_PLAN)))
+            plan = cls.model_validate_json(unmarked(read_text(file, LARGEST_PLAN)))
+            plan._require_consistency()
+        except (UserError, HydraException) as error:
+            raise UserError(f"{file} is damaged: {first_lines(error)}") from error
         except ValidationError as error:
-            detail = error.errors()[0]
-            place = ".".join(map(str, detail["loc"])) or "the whole"
-            raise UserError(f"{file} is damaged: {place}: {detail['msg']}") from error
+            raise UserError(f"{file} is damaged: {first_problem(error)}") from error
         except (ValueError, OSError) as error:
             raise UserError(f"{file} cannot be read: {error}") from error
+        return plan
 
     def save(self, folder: Path) -> None:
         """Write it there, marked as the user's own."""
@@ -189,6 +191,27 @@ class Plan(schema.Settings):
             OmegaConf.set_struct(config, True)
         return configs
 
+    def _require_consistency(self) -> None:
+        """Make sure that what a plan says twice, in its file, is the same; see `make`."""
+        keys = [dimension.key for dimension in self.dimensions]
+        in_grid = isinstance(self.sampling, schema.Grid)
+        for dimension in self.dimensions:
+            dimension.distribution()
+        facts = {
+            "dimensions": len(set(keys)) == len(keys)
+            and not (in_grid and not all(one.choices for one in self.dimensions)),
+            "jobs": self.jobs
+            == (grid(self.dimensions, self.sampling) if isinstance(self.sampling, schema.Grid) else []),
+            "planned": self.planned
+            == (self.sampling.n_trials if isinstance(self.sampling, schema.Sampled) else len(self.jobs)),
+            "objectives": self.objectives and self.sampling.objectives in (None, self.objectives),
+            "bases": all(base.choices.keys() == self.bases[0].choices.keys() <= set(keys) for base in self.bases),
+        }
+        if wrong := next((name for name, holds in facts.items() if not holds), None):
+            raise UserError(f"{wrong}: does not fit the rest")
+        for base, end in product(self.bases, (0, -1)):
+            check(self.config(self._example(base, end)), schema.Train)
+
     def _check(self) -> None:
         """Check each job of a grid; of what is drawn, each value and both ends of each interval."""
         wrong: dict[str, list[int]] = {}
@@ -215,9 +238,12 @@ class Plan(schema.Settings):
             other = f"checkpoint.monitor={own.monitor} checkpoint.mode={own.mode}"
             raise UserError(f"{other}: jobs that go by different metrics need {OBJECTIVES}")
 
+    def _example(self, base: Base, index: int) -> Params:
+        return {dimension.key: dimension.examples()[index] for dimension in self.dimensions} | base.choices
+
     def _examples(self) -> Iterator[Params]:
         for base in self.bases:
-            first = {dimension.key: dimension.examples()[0] for dimension in self.dimensions} | base.choices
+            first = self._example(base, 0)
             yield first
             for dimension in self.dimensions:
                 dimension.distribution()  # which Optuna may refuse

@@ -14,7 +14,7 @@ from pydantic import Field
 from litlab import schema
 from litlab.conditions import Condition, parse
 from litlab.errors import UserError
-from litlab.schema import Settings
+from litlab.schema import MOST_JOBS, Settings
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 
 Params = dict[str, str]
 """One job's values: text in Hydra's grammar, by the key as it stands on the command line."""
-
-MOST_JOBS = 100_000
-"""Of a grid: an hour's work for the sweep itself, and more than memory and files are made for."""
-
 
 BATCHES_OR_SHARE = re.compile(r"trainer\.(limit_\w+_batches|val_check_interval|overfit_batches)")
 """Keys of which a whole number is a number of batches, and a fraction a share of them all."""
@@ -100,7 +96,7 @@ class Dimension(Settings):
             if isinstance(self.low, int) and isinstance(self.high, int):
                 return IntDistribution(self.low, self.high, log=self.log, step=int(self.step or 1))
             return FloatDistribution(self.low, self.high, log=self.log, step=self.step)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise UserError(f"{self.key}: {error}") from error
 
     def scale(self) -> "BaseDistribution":

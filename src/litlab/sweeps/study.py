@@ -35,13 +35,36 @@ class Study:
         self.folder, self.plan = folder, plan
         url = plan.sampling.storage
         self.ledger = Ledger(folder, url, NAME if url is None else plan.study)
-        self.study = self.ledger.create([DIRECTIONS[mode] for mode in plan.objectives.values()])
+        directions = [DIRECTIONS[mode] for mode in plan.objectives.values()]
+        self.study = self.ledger.create(directions)
+        in_grid = isinstance(plan.sampling, schema.Grid)
+        self._distributions = {one.key: one.scale() if in_grid else one.distribution() for one in plan.dimensions}
         trials = self.trials()
+        if self.study.directions != directions:
+            raise self.ledger.damaged("it has other objectives")
+        if len(trials) > plan.planned:
+            raise self.ledger.damaged(f"it has {len(trials)} jobs, the sweep {plan.planned}")
+        for trial in trials:
+            if not (self._is_whole(trial) and self._is_planned(trial)):
+                raise self.ledger.damaged(f"job {trial.number} has other values than the sweep gives it")
         self.ended = {trial.number for trial in trials if trial.state.is_finished()}
         self._begun = len(trials)
         self._unfinished = [trial.number for trial in trials if self._is_unfinished(trial)]
-        in_grid = isinstance(plan.sampling, schema.Grid)
-        self._distributions = {one.key: one.scale() if in_grid else one.distribution() for one in plan.dimensions}
+
+    def _is_whole(self, trial: FrozenTrial) -> bool:
+        """Whether a trial has what Optuna's tools look for, which they do not check as they read it."""
+        values = trial.values or []
+        has_values = len(values) == len(self.plan.objectives) and all(
+            isinstance(value, float | int) for value in values
+        )
+        return isinstance(trial.system_attrs, dict) and (has_values or trial.state != TrialState.COMPLETE)
+
+    def _is_planned(self, trial: FrozenTrial) -> bool:
+        """Whether a trial's parameters are such as the plan gives it; one that was not drawn to its end has fewer."""
+        if isinstance(self.plan.sampling, schema.Grid):
+            job = self.plan.jobs[trial.number]
+            return trial.params == {key: value_of(job[key], one) for key, one in self._distributions.items()}
+        return trial.distributions.items() <= self._distributions.items()
 
     def _is_unfinished(self, trial: FrozenTrial) -> bool:
         """Whether the job was begun, and its folder does not hold what it was to leave there, or no longer."""

@@ -45,7 +45,7 @@ FAULTS = {
     "the log": once(litlab.job_log, "dictConfig", errno.EROFS, 2),
     "the record of a new run": once(litlab.runs.run, "write_text", errno.ENOSPC, 6),
     "a checkpoint": once(WholeFiles, "save_checkpoint", errno.EDQUOT, 7),
-    "a file on its way to the disk": once(files, "_sync", errno.EIO, 40),
+    "a file on its way to the disk": once(files, "sync", errno.EIO, 40),
     "the curves": once(litlab.loggers._Events, "flush", errno.EFBIG, 10),
     "the data": once(MNISTDataModule, "setup", errno.ESTALE, 3, "/mnt/gone/images"),
     "the user's own code": once(Classifier, "training_step", errno.ENOTCONN, 30),
