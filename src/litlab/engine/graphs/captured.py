@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from litlab.engine.graphs.cuda import CudaGraph
-from litlab.engine.graphs.fingerprint import Fingerprint
+from litlab.engine.graphs.fingerprint import Constants, Fingerprint
 from litlab.engine.metrics import Gathered
 
 Results = tuple[dict[str, Any], Gathered]
@@ -36,7 +36,7 @@ class CapturedStep:
     """
 
     fingerprint: Fingerprint
-    constants: list[dict[str, Any]]
+    constants: Constants
 
     def __init__(self, graph: CudaGraph, batch: Any, step: Callable[[Any], Results]) -> None:
         self.graph = graph
@@ -44,6 +44,7 @@ class CapturedStep:
         self.good: int | None = None
         self.suspect: str | None = None
         leaves, self.structure = pytree.tree_flatten(batch)
+        self.is_plain = type(batch) is tuple and all(isinstance(part, Tensor) for part in batch)  # for speed
         self.leaves = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         own = pytree.tree_unflatten(self.leaves, self.structure)
         with graph.capturing():
@@ -51,14 +52,17 @@ class CapturedStep:
         # Outputs that hang on their autograd graph would keep it, and with it a stream that nothing else uses.
         self.outputs: dict[str, Any] = pytree.tree_map_only(Tensor, Tensor.detach, outputs)
 
-    def fits(self, batch: Any) -> bool:
-        """Whether the batch has the captured one's structure, shapes and types."""
+    def parts(self, batch: Any) -> list[Any] | None:
+        """Return the batch's parts, if it has the captured one's structure, shapes and types; else None."""
+        if self.is_plain and type(batch) is tuple:
+            leaves = list(batch)
+            return leaves if len(leaves) == len(self.leaves) and all(map(_alike, leaves, self.leaves)) else None
         leaves, structure = pytree.tree_flatten(batch)
-        return structure == self.structure and all(map(_alike, leaves, self.leaves))
+        return leaves if structure == self.structure and all(map(_alike, leaves, self.leaves)) else None
 
-    def replay(self, batch: Any) -> Results:
-        """Do the step with this batch."""
-        for own, new in zip(self.leaves, pytree.tree_leaves(batch), strict=True):
+    def replay(self, parts: list[Any]) -> Results:
+        """Do the step with the batch that has these parts."""
+        for own, new in zip(self.leaves, parts, strict=True):
             if isinstance(own, Tensor):
                 own.copy_(new, non_blocking=True)
         self.graph.replay()

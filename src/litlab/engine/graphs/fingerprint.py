@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from operator import is_not
 from typing import Any
 
 import torch
@@ -16,6 +17,10 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 FRAMEWORKS = frozenset(vars(LightningModule()))
 """Attributes that any module has; Lightning and PyTorch change them, and those that matter are looked at by name."""
+
+
+MOVING = ("lr", "capturable")
+"""Settings of an optimizer that DeviceRates moves to the device."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,23 @@ class Fingerprint:
         return None
 
 
-def constants(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """Return the settings of an optimizer that a graph keeps, by parameter group: all but the learning rate."""
-    moving = ("params", "lr", "capturable")
-    return [
-        {key: _kept(value) for key, value in group.items() if key not in moving} for group in optimizer.param_groups
-    ]
+class Constants:
+    """The settings of an optimizer that a graph keeps, all but the learning rate; cheap to compare at each step."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.groups = list(optimizer.param_groups)
+        self.values = [
+            (group, key, group[key]) for group in self.groups for key in group if key not in (*MOVING, "params")
+        ]
+
+    def have_changed(self, optimizer: Optimizer) -> bool:
+        """Whether the optimizer has other settings now."""
+        if len(self.groups) != len(optimizer.param_groups) or any(map(is_not, self.groups, optimizer.param_groups)):
+            return True
+        return any(
+            group[key] is not value and (isinstance(value, Tensor) or group[key] != value)
+            for group, key, value in self.values
+        )
 
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:
@@ -88,9 +104,9 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Any]]:
 def _settings(trainer: Trainer, optimizer: Optimizer) -> Iterator[tuple[str, Any]]:
     for name in ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"):
         yield f"trainer.{name}", getattr(trainer, name)
-    for index, settings in enumerate(constants(optimizer)):
-        yield from ((f"the optimizer's {key} (group {index})", value) for key, value in settings.items())
-        yield f"the optimizer's group {index}", len(optimizer.param_groups[index]["params"])
+    for index, group in enumerate(optimizer.param_groups):
+        settings = {key: value for key, value in group.items() if key not in MOVING}
+        yield from ((f"the optimizer's {key} (group {index})", _kept(value)) for key, value in settings.items())
     yield "the optimizer's hooks", len(optimizer._optimizer_step_pre_hooks) + len(optimizer._optimizer_step_post_hooks)
 
 

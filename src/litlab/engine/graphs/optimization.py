@@ -4,15 +4,17 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 
 from litlab.engine.graphs.captured import CapturedStep, Results, Signature, batch_obstacle, signature
 from litlab.engine.graphs.cuda import CudaGraph
-from litlab.engine.graphs.fingerprint import Fingerprint, constants, difference
+from litlab.engine.graphs.fingerprint import Constants, Fingerprint, difference
 from litlab.engine.graphs.rates import DeviceRates
 from litlab.engine.graphs.selfcheck import Snapshot, Tolerance, Verdict, check
 from litlab.engine.graphs.watch import watching
@@ -57,7 +59,7 @@ class GraphedOptimization(DirectOptimization):
         self._rates: DeviceRates | None = None
         self._graph: CudaGraph | None = None
         self._warm_ups: Counter[Signature] = Counter()
-        self._constants: list[dict[str, Any]] = []
+        self._constants: Constants | None = None
         self._seen: str | None = None
         self._told: set[str] = set()
 
@@ -102,14 +104,15 @@ class GraphedOptimization(DirectOptimization):
         """Do the step by its graph, if that is possible, without counting it."""
         if self._hindrance:
             return super().step(optimizer, kwargs)
-        if self.captured and self.captured.constants != constants(optimizer):
+        if self.captured and self.captured.constants.have_changed(optimizer):
             self._release("the optimizer's settings have changed")
         if self.captured is None:
             return self._warm_up(optimizer, kwargs)
-        if not self.captured.fits(kwargs["batch"]):
+        parts = self.captured.parts(kwargs["batch"])
+        if parts is None:
             return self._beside_graph(optimizer, kwargs)
         self._misfits = 0
-        return self._by_graph(self.captured, optimizer, kwargs)
+        return self._by_graph(self.captured, parts, optimizer, kwargs)
 
     def close(self) -> None:
         """Give the graph's memory back."""
@@ -152,7 +155,7 @@ class GraphedOptimization(DirectOptimization):
             if self._warm_ups[kind] < WARM_UP:
                 return super().step(optimizer, kwargs)
             results = self._watched(self._graph, optimizer, kwargs)
-        self._constants = constants(optimizer)
+        self._constants = Constants(optimizer)
         if self._seen:
             self._give_up(self._seen)
         return results
@@ -166,7 +169,7 @@ class GraphedOptimization(DirectOptimization):
 
     def _capture(self, optimizer: Optimizer, kwargs: Batch) -> Results:
         """Record the step, then do it for the first time."""
-        if self._constants != constants(optimizer):
+        if self._constants is None or self._constants.have_changed(optimizer):
             self._give_up("the schedule changes more than the learning rate")
             return super().step(optimizer, kwargs)
         graph, self._graph = self._graph or CudaGraph(), None
@@ -178,7 +181,7 @@ class GraphedOptimization(DirectOptimization):
             return step(optimizer, kwargs)
         captured.fingerprint, captured.constants = Fingerprint.of(self.trainer, optimizer), self._constants
         self.captured, self._misfits = captured, 0
-        return self._by_graph(captured, optimizer, kwargs)
+        return self._by_graph(captured, tree_leaves(kwargs["batch"]), optimizer, kwargs)
 
     def _beside_graph(self, optimizer: Optimizer, kwargs: Batch) -> Results:
         """Do the step without the graph, whose batches have another shape."""
@@ -194,20 +197,22 @@ class GraphedOptimization(DirectOptimization):
             self._give_up("the batches keep changing their shape")
         return self.step(optimizer, kwargs)
 
-    def _by_graph(self, captured: CapturedStep, optimizer: Optimizer, kwargs: Batch) -> Results:
+    def _by_graph(self, captured: CapturedStep, parts: list[Any], optimizer: Optimizer, kwargs: Batch) -> Results:
         captured.done += 1
         is_power_of_two = captured.done & (captured.done - 1) == 0
         if not (self._is_check_due or is_power_of_two):
             self.replayed += 1
-            return captured.replay(kwargs["batch"])
+            return captured.replay(parts)
         self._is_check_due = False
-        return self._with_memory(lambda before: self._both_ways(before, captured, optimizer, kwargs), optimizer, kwargs)
+        return self._with_memory(partial(self._both_ways, captured, parts, optimizer, kwargs), optimizer, kwargs)
 
-    def _both_ways(self, before: Snapshot, captured: CapturedStep, optimizer: Optimizer, kwargs: Batch) -> Results:
+    def _both_ways(
+        self, captured: CapturedStep, parts: list[Any], optimizer: Optimizer, kwargs: Batch, before: Snapshot
+    ) -> Results:
         """Do the step by the graph and without, which counts; give the graph up if it does something else."""
         verdict = check(
             before,
-            replay=lambda: captured.replay(kwargs["batch"]),
+            replay=lambda: captured.replay(parts),
             step=lambda: self._watched(captured.graph, optimizer, kwargs),
             tolerance=Tolerance.of(str(self.trainer.precision)),
             batch_size=self.trainer.fit_loop.epoch_loop.batch_size,
