@@ -3,8 +3,9 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from hydra._internal.utils import get_args
+from hydra._internal.utils import get_args, get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 
@@ -22,6 +23,28 @@ OF_A_NEW_NODE = re.compile(r"(?=(scheduler|augment)(\.\w|=\{)|(callbacks|views|l
 """The beginning of what sets a component that the config need not have yet; Hydra would ask for a `+`."""
 
 EXPERIMENT_FILE = re.compile(r"experiment=(?P<configs>(.*/)?)experiment/(?P<name>[^/]+)\.yaml")
+ANY_FILE = re.compile(r"experiment=.*\.yaml")
+
+
+def in_order(arguments: Sequence[str]) -> list[str]:
+    """The settings, and behind them the options, which may be typed among them: argparse takes settings in one place.
+
+    Raises:
+        UserError: an option is not known, or lacks its value; or a choice among files of `configs/` is one elsewhere.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    known, others = parser.parse_known_args(arguments)
+    if unknown := [text for text in others if text.startswith("-")]:
+        _refuse(f"{unknown[0]}: no such option")
+    settings = [*known.overrides, *others]
+    if elsewhere := list(filter(_leaves_configs, settings)):
+        raise UserError(f"{elsewhere[0]}: is outside {CONFIGS}; train takes a file of settings as experiment=FILE.yaml")
+    return [*settings, *(text for text in arguments if text not in settings)]
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(f"{message}; --hydra-help lists the options, --help the settings")
 
 
 def of_train(arguments: Sequence[str]) -> list[str]:
@@ -30,8 +53,8 @@ def of_train(arguments: Sequence[str]) -> list[str]:
     What sets a component where there may be none, such as `scheduler._target_=…`, needs no `+`.
 
     Raises:
-        UserError: a file is in another folder, where Hydra does not look for experiments, or was made elsewhere; or a
-            setting of Hydra's is given that has no effect.
+        UserError: a file is in another folder, where Hydra does not look for it, or was made elsewhere; or a setting of
+            Hydra's is given that has no effect.
     """
     _refuse_without_effect(arguments)
     understood, options = [], []
@@ -42,11 +65,19 @@ def of_train(arguments: Sequence[str]) -> list[str]:
                 require_mine(folder / "experiment" / f"{match['name']}.yaml", text)
             understood.append(f"experiment={_quoted(match['name'])}")
             options.append(f"--config-dir={folder}")
-        elif re.fullmatch(r"experiment=.*\.yaml", text):
+        elif ANY_FILE.fullmatch(text):
             raise UserError(f"{text}: the file needs to be in a folder named experiment")
         else:
             understood.append(re.sub(r"^resume=", "resume.run=", f"++{text}" if OF_A_NEW_NODE.match(text) else text))
     return [*understood, *options]
+
+
+def _leaves_configs(text: str) -> bool:
+    """Whether a choice among files of `configs/` names one elsewhere, which may be anybody's."""
+    if ANY_FILE.fullmatch(text):  # whose mark is looked at
+        return False
+    key, _, choice = text.lstrip("+").partition("=")
+    return (CONFIGS / key.partition("@")[0]).is_dir() and ".." in re.split(r"[^\w.]+", choice)
 
 
 def _refuse_without_effect(arguments: Sequence[str]) -> None:

@@ -1,70 +1,41 @@
 """The front door: one small function a command. A command imports torch only once its config is valid."""
 
-import os
-import re
 import shutil
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NoReturn, cast
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
 from litlab import processes, schema
 from litlab.arguments import given, of_compare, of_folders, of_predict, of_train
+from litlab.command import ending, start
 from litlab.components import build
-from litlab.config import check, config_text, explain, load, load_trained, run_config, without, write_config
+from litlab.config import check, config_text, load, load_trained, run_config, write_config
 from litlab.console import open_channels, say
-from litlab.errors import ProcessLost, TrainingError, UserError, VerificationError
+from litlab.errors import TrainingError, UserError
 from litlab.interruption import Interrupted, stop
 from litlab.job_log import keeping_error
-from litlab.project import CONFIGS
-from litlab.refusals import is_text, visible
-from litlab.resume import resumed_config, run_to_resume
+from litlab.resume import resumed
 from litlab.runs.last import newest_run, remember
-from litlab.runs.links import break_links, refuse_traps
+from litlab.runs.links import refuse_traps
 from litlab.runs.run import Run, refuse_taken
-from litlab.runs.storage_faults import storage_may_fail
 from litlab.runs.trust import require_mine
 from litlab.sweeps.job import Job
 from litlab.sweeps.launchers.basic import Basic
 
-SCHEMAS: dict[str, type[schema.Settings]] = {
-    "train": schema.TrainCommand,
-    "evaluate": schema.Evaluate,
-    "reproduce": schema.Reproduce,
-    "compare": schema.Compare,
-    "predict": schema.Predict,
-    "export": schema.Export,
-    "trust": schema.Trust,
-}
-
 EXTRA = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch_export": (), "safetensors": ("safetensors",)}
 """Packages of the extra `export` that a format takes."""
-
-LEAVE_NOTHING = ("compare", "predict", "export", "trust")
-"""Commands that have no folder of their own."""
-
-started = threading.Event()
-"""Whether Hydra has done its part: from then on an error is ours to explain."""
 
 
 def train() -> None:
     """`train [OVERRIDES]`: train, then test the best weights."""
-    with _ending("train"):
+    with ending("train"):
         if processes.given().rank > 0:
             _follow()
             return
-        sys.argv[1:] = of_train(sys.argv[1:])
-    _run("train", _train)
+        start("train", _train, of_train)
 
 
 def _follow() -> None:
@@ -83,35 +54,32 @@ def _follow() -> None:
 
 def evaluate() -> None:
     """`evaluate run=FOLDER`: test the weights that a run left behind."""
-    _run("evaluate", _evaluate)
+    start("evaluate", _evaluate)
 
 
 def reproduce() -> None:
     """`reproduce run=FOLDER`: run a run's config again, and say whether the results are the same."""
-    _run("reproduce", _reproduce)
+    start("reproduce", _reproduce)
 
 
 def compare() -> None:
     """`compare FOLDER… [where='optimizer.lr<0.01']`: runs side by side, grouped by their settings without the seed."""
-    sys.argv[1:] = of_compare(sys.argv[1:])
-    _run("compare", _compare)
+    start("compare", _compare, of_compare)
 
 
 def predict() -> None:
     """`predict run=FOLDER input=PATH`: what is on pictures."""
-    sys.argv[1:] = of_predict(sys.argv[1:])
-    _run("predict", _predict)
+    start("predict", _predict, of_predict)
 
 
 def export() -> None:
     """`litlab export run=FOLDER format=onnx`: one file that answers as the run's model does, without this project."""
-    _run("export", _export)
+    start("export", _export)
 
 
 def trust() -> None:
     """`litlab trust FOLDER`: show what a run or sweep from elsewhere would do, and mark it as one's own."""
-    sys.argv[1:] = of_folders(sys.argv[1:])
-    _run("trust", _trust)
+    start("trust", _trust, of_folders)
 
 
 def main() -> None:
@@ -134,7 +102,7 @@ def _train(composed: DictConfig) -> None:
         folder = _job_folder(own)
         remember(folder, Path(own.paths.logs))
     else:
-        run, own = _resumed(composed, typed)
+        run, own = resumed(composed, typed)
         if command.resume.run == "last":
             say(f"resume=last: {run.folder}", sys.stderr)
         folder, changed = run.folder, config_text(own)
@@ -153,12 +121,6 @@ def _train(composed: DictConfig) -> None:
 
     with keeping_error():
         train_function(settings, folder, overrides, resuming=changed is not None, changed=changed)
-
-
-def _resumed(composed: DictConfig, typed: Mapping[str, str]) -> tuple[Run, DictConfig]:
-    """The run that goes on, and its config."""
-    run = run_to_resume(composed.resume.run, Path(composed.paths.logs))
-    return run, resumed_config(run, composed, typed)
 
 
 def _evaluate(composed: DictConfig) -> None:
@@ -266,124 +228,3 @@ def _job_folder(composed: DictConfig) -> Path:
     refuse_taken(folder)
     write_config(folder, composed)
     return folder
-
-
-class CheckFirst(Callback):
-    """Refuses a bad config before Hydra makes a folder; of a multirun, before the first job starts."""
-
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the config of a single run, and that its folder is free."""
-        command = kwargs["config_name"]
-        with _ending(command):
-            os.environ.update(config.hydra.job.env_set)  # Hydra itself does so later
-            own = without(config, {"hydra"})
-            check(own, SCHEMAS[command])
-            typed = list(config.hydra.overrides.task)
-            if command != "train":
-                _refuse_several_processes()
-            if of_sweeps := [text for text in typed if re.match(r"sweep[.=]", text)]:
-                raise UserError(f"{of_sweeps[0]}: is for a sweep; add -m, or leave it out")
-            if command == "train":
-                build(check(own, schema.TrainCommand).launcher)  # which may refuse
-            if OmegaConf.select(own, "resume.run") is not None:
-                run, resumed = _resumed(own, given(typed))
-                check(resumed, schema.Train)
-                with storage_may_fail(run.folder):
-                    break_links(run.folder)  # before Hydra opens train.log
-            elif command not in LEAVE_NOTHING:
-                config_text(run_config(config))
-                refuse_taken(Path(config.hydra.run.dir))
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Only trainings make a sweep; litlab.sweeps checks their configs."""
-        command = kwargs["config_name"]
-        with _ending(command):
-            os.environ.update(config.hydra.job.env_set)
-            if command != "train":
-                raise UserError("does one thing at a time: leave out -m")
-            _refuse_other_sweepers(config)
-            _refuse_several_processes()
-        started.set()
-
-
-def _refuse_other_sweepers(config: DictConfig) -> None:
-    """Refuse what a config file sets of Hydra's sweepers; the command line was looked at before.
-
-    Raises:
-        UserError: the sweep would not be the lab's own, or would not obey it.
-    """
-    hydras = cast("dict[str, Any]", OmegaConf.to_container(config.hydra, resolve=False))
-    expected = {
-        "sweeper": {"_target_": "hydra_plugins.litlab_sweeps.StudySweeper"},
-        "launcher": {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"},
-        "sweep": {"dir": hydras["sweep"]["dir"], "subdir": "${hydra.job.num}"},
-    }
-    for key, value in expected.items():
-        if hydras[key] != value:
-            raise UserError(f"hydra.{key}={hydras[key]}: only hydra.sweep.dir is obeyed; leave the rest out")
-
-
-def _refuse_several_processes() -> None:
-    if processes.given().count > 1:
-        raise UserError("torchrun and srun can start several processes for one training alone: leave them out")
-
-
-def _run(name: str, job: Callable[[DictConfig], Any]) -> None:
-    """Let Hydra parse the command line and run `job`; what the user can put right ends in one line and exit code 2."""
-
-    def guarded_job(composed: DictConfig) -> Any:
-        started.set()
-        with _ending(name):
-            return job(composed)
-
-    started.clear()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them and leaving
-    threading.excepthook = _tell_of_thread
-    with _ending(name), stop.listening():
-        _refuse_undecodable(sys.argv[1:])
-        processes.forget_others()
-        processes.shorten_socket_paths()
-        try:
-            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(guarded_job)()
-        except Exception as error:
-            if started.is_set() or isinstance(error, UserError | HydraException | OmegaConfBaseException):
-                raise
-            # Hydra could not make a config or a folder of what was asked; a log file's error is the cause of another.
-            failed = error if isinstance(error, OSError) else error.__cause__
-            if isinstance(failed, OSError) and failed.filename:
-                raise UserError(f"{failed.filename} cannot be used: {failed.strerror}") from error
-            raise UserError(explain(error)) from error
-
-
-def _refuse_undecodable(arguments: Sequence[str]) -> None:
-    """Refuse what could not be written into a config or a record: names of files may be any bytes."""
-    for text in arguments:
-        if not is_text(text):
-            hint = "rename it, or set PYTHONUTF8=1 if it is UTF-8"
-            raise UserError(f"{text}: cannot be read as {sys.getfilesystemencoding()}; {hint}")
-
-
-def _tell_of_thread(failed: threading.ExceptHookArgs) -> None:
-    """A thread that cannot write says so to whoever waits for it; that is enough."""
-    if not isinstance(failed.exc_value, OSError):
-        threading.__excepthook__(failed)
-
-
-@contextmanager
-def _ending(name: str) -> Iterator[None]:
-    """End the command as it should end: with a line for each thing that was wrong, and the right exit code."""
-    open_channels()
-    try:
-        yield
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        _leave(name, str(error) if isinstance(error, UserError) else explain(error), 2)
-    except (TrainingError, VerificationError, ProcessLost) as error:
-        _leave(name, visible(str(error)), 1)
-    except Interrupted as error:
-        _leave(name, f"stopped by {error}", error.exit_code)
-
-
-def _leave(name: str, message: str, code: int) -> NoReturn:
-    for line in message.splitlines():
-        say(f"{name}: {line}", sys.stderr)
-    sys.exit(code)

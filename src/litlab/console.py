@@ -5,6 +5,7 @@ stream that is closed, full or no longer read ends no command.
 """
 
 import csv
+import errno
 import io
 import logging
 import os
@@ -30,9 +31,8 @@ class Channel:
         failed: why it writes nothing more.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-        self.failed: OSError | None = None
+    def __init__(self, stream: TextIO, failed: OSError | None = None) -> None:
+        self.stream, self.failed = stream, failed
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
@@ -70,7 +70,8 @@ def open_channels() -> None:
         if getattr(sys, name) is None:
             stream = open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8")  # noqa: PTH123, SIM115
             os.set_inheritable(stream.fileno(), True)
-            setattr(sys, name, stream)
+            closed = OSError(errno.EBADF, "it is closed")
+            setattr(sys, name, stream if name == "stdin" else Channel(stream, closed))
     if not isinstance(sys.stdout, Channel):
         sys.stdout = cast(TextIO, Channel(sys.stdout))
     if not isinstance(sys.stderr, Channel):

@@ -51,6 +51,16 @@ def run_to_resume(asked: str | int, logs: Path) -> Run:
     return run
 
 
+def resumed(composed: DictConfig, typed: Mapping[str, str]) -> tuple[Run, DictConfig]:
+    """The run that goes on as the command line says, and its config.
+
+    Raises:
+        UserError: there is none, or it may not go on with these settings.
+    """
+    run = run_to_resume(composed.resume.run, Path(composed.paths.logs))
+    return run, resumed_config(run, composed, typed)
+
+
 def resumed_config(run: Run, composed: DictConfig, overrides: Mapping[str, str]) -> DictConfig:
     """The run's own config, with those settings that may change, or any by `resume.force=true`.
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from litlab.arguments import given, of_compare, of_predict, of_train
+from litlab.arguments import given, in_order, of_compare, of_predict, of_train
 from litlab.errors import UserError
 from litlab.project import CONFIGS
 from litlab.runs.trust import marked
@@ -25,6 +25,25 @@ def test_train_understands_short_names(typed, understood):
     assert of_train(typed) == understood
 
 
+@pytest.mark.parametrize(
+    ("typed", "understood"),
+    [
+        (["a=1", "-m", "b=2"], ["a=1", "b=2", "-m"]),
+        (["-m", "a=1", "--cfg", "job", "b=2,3"], ["a=1", "b=2,3", "-m", "--cfg", "job"]),
+        (["--info", "all", "a=1"], ["a=1", "--info", "all"]),
+        (["a=1", "--foo"], "--foo: no such option; "),
+        (["-x", "a=1"], "-x: no such option; "),
+        (["a=1", "--config-dir"], "argument --config-dir/-cd: expected one argument; "),
+    ],
+)
+def test_options_may_stand_anywhere(typed, understood):
+    if isinstance(understood, str):
+        with pytest.raises(UserError, match=f"^{understood}"):
+            in_order(typed)
+    else:
+        assert in_order(typed) == understood
+
+
 @pytest.mark.parametrize("place", ["experiment/b c.yaml", "experiment/x.yaml", "a/b/experiment/x.yaml"])
 def test_train_takes_an_experiment_of_ones_own_from_any_folder(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -40,6 +59,18 @@ def test_train_takes_an_experiment_of_ones_own_from_any_folder(place, tmp_path, 
         assert of_train([f"experiment={asked}", "seed=1"]) == [
             f'experiment="{file.stem}"', "seed=1", f"--config-dir={folder}",
         ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "asked",
+    ["experiment=../x", "+experiment=../../a/experiment/job_0.yaml", "optimizer=a,../../x", "logger=[csv,../x]",
+     "hydra/help=../../x", "callbacks@callbacks=best/../../x", "experiment='../x'"],
+)  # fmt: skip
+def test_a_choice_stays_within_configs(asked):
+    with pytest.raises(UserError, match=r": is outside .*configs; train takes a file of settings as experiment="):
+        in_order([asked])
+    others = ["resume=../x", "data.dir=../x", "input=../x", "../x", "experiment=../a/experiment/x.yaml"]
+    assert in_order(others) == others
 
 
 def test_an_experiment_of_the_project_needs_no_mark():

@@ -99,7 +99,7 @@ CLASSES = [
 ]
 
 
-PLUGINS = ["litlab.cli.CheckFirst", "hydra_plugins.litlab_sweeps.StudySweeper"]
+PLUGINS = ["litlab.command.CheckFirst", "hydra_plugins.litlab_sweeps.StudySweeper"]
 
 
 @pytest.mark.parametrize("target", CLASSES)

@@ -88,12 +88,16 @@ def test_a_sweep_needs_nobody_to_read_its_output(tmp_path, launcher, channel):
     assert statuses == ["done", "done"]
 
 
+SEVEN = f"input={ROOT}/docs/seven.png"
+
+
 @pytest.mark.parametrize(
     ("channel", "arguments", "code", "line"),
     [
-        ("full", ["compare", "RUN"], 2, "compare: standard output cannot be written: No space left on device\n"),
+        ("full", ["compare", "RUN"], 2, "standard output cannot be written: No space left on device"),
         ("not read", ["compare", "RUN"], 0, ""),
-        ("closed", ["compare", "RUN"], 0, ""),
+        ("closed", ["compare", "RUN"], 2, "standard output cannot be written: it is closed"),
+        ("closed", ["predict", "run=RUN", SEVEN], 2, "standard output cannot be written: it is closed"),
         ("all closed", ["predict", "run=RUN", "input=-"], 2, ""),
         ("all closed", ["compare", "nowhere"], 2, ""),
     ],
@@ -101,7 +105,7 @@ def test_a_sweep_needs_nobody_to_read_its_output(tmp_path, launcher, channel):
 def test_a_document_that_cannot_be_written_is_told(tmp_path, a_run, channel, arguments, code, line):
     command, *others = [text.replace("RUN", str(a_run)) for text in arguments]
     ended = run(tmp_path, command, *others, prepare=CHANNELS[channel])
-    assert (ended.code, ended.err) == (code, line)
+    assert (ended.code, ended.err) == (code, f"{command}: {line}\n" if line else "")
 
 
 def test_a_channel_takes_what_its_encoding_cannot_say():

@@ -275,7 +275,8 @@ def _refuse_roles(values: Mapping[str, Any], folder: Path) -> None:
                 f"{'.'.join(place)}._target_={target}: in a folder made elsewhere this builds {what}; {hint}"
             )
         if target.startswith("torchvision.models."):
-            node |= {key: None for key in node if key.startswith("weights")}  # they come from the checkpoint
+            for key in [key for key in node if key.startswith(("weights", "pretrained"))]:
+                del node[key]  # they come from the checkpoint, and not by a download
 
 
 def _fits(target: str, role: str) -> bool:
@@ -321,7 +322,7 @@ def _refuse_paths(values: Mapping[str, Any], data: str) -> None:
     """
     home = Path(data).resolve()
     for key, text in _texts({key: values[key] for key in ("data", "model") if key in values}, ""):
-        is_path = text.startswith(("/", "~")) or ".." in Path(text).parts
+        is_path = key == "data.dir" or text.startswith(("/", "~")) or ".." in Path(text).parts
         if is_path and not Path(text).expanduser().resolve().is_relative_to(home):
             raise UserError(f"{key}={text}: is a path of whoever made this folder; give your own, such as data.dir=…")
 

@@ -171,6 +171,7 @@ HOSTILE = {
     "an optimizer": ({"optimizer": {"_target_": "os.mkdir", "path": OUTSIDE}}, "builds an optimizer of torch.optim"),
     "a profiler": ({"trainer__profiler": "simple"}, None),
     "data from elsewhere": ({"data__dir": OUTSIDE}, f"data.dir={OUTSIDE}: is a path of whoever made this folder"),
+    "data from beside": ({"data__dir": "private"}, "data.dir=private: is a path of whoever made this folder"),
     "data from above": ({"data__dir": "${paths.data}/../../secret"}, "is a path of whoever made this folder"),
     "a folder of data of its own": ({"paths__data": OUTSIDE}, None),  # the reader's takes its place
     "a function as data": ({"data": {"_target_": "digits.mnist.prepare", "data_dir": OUTSIDE}}, "LightningDataModule"),
@@ -178,6 +179,11 @@ HOSTILE = {
     "a class of the lab": ({"model__net": {"_target_": "litlab.loggers.CSV", "save_dir": OUTSIDE}}, "builds a network"),
     "a function of torch": ({"model__net": {"_target_": "torch.load", "f": OUTSIDE}}, "this builds a network"),
     "torch's hub": ({"model__net": {"_target_": "torch.hub.load", "repo_or_dir": "a/b"}}, "this builds a network"),
+    "weights from the web": (
+        {"model__net": {"_target_": "torchvision.models.resnet18", "num_classes": 10, "pretrained": True}},
+        "conv1.weight",
+    ),
+    "a secret behind an escape": ({"data__batch_size": "${oc.env:AWS_SECRET_ACCESS_KEY}"}, "only plain references"),
     "a file for the network": ({"model__net__weights": f"{OUTSIDE}/w.pt"}, "is a path of whoever made this folder"),
     "settings of Hydra": ({"hydra": {"callbacks": {"evil": {"_target_": "os.mkdir", "path": OUTSIDE}}}}, None),
 }
