@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from litlab.commands.compare import compare, report
@@ -50,7 +50,7 @@ def _counted(jobs: int) -> str:
 
 
 def _tell_of_others(jobs: Sequence[Outcome]) -> None:
-    table = Table("job", "status", "reason", box=None)
+    table = Table("job", "status", Column("reason", overflow="fold"), box=None)
     for number, job in enumerate(jobs):
         if job.status != "done":
             table.add_row(str(number), job.status, Text(visible(job.reason)))
