@@ -102,7 +102,7 @@ def test_the_best_weights_are_tested_not_the_last(test_set, tmp_path):
     assert metrics["test"]["test/acc"] != pytest.approx(accuracy("last"))
 
 
-def test_the_record_and_the_checkpoint_agree_on_the_best_epoch(tmp_path, monkeypatch):
+def test_the_record_and_the_checkpoint_agree_on_the_best_epoch(tmp_path, monkeypatch, caplog):
     validate = Classifier.validation_step
 
     def with_nan_at_first(module, batch, batch_idx):
@@ -115,6 +115,8 @@ def test_the_record_and_the_checkpoint_agree_on_the_best_epoch(tmp_path, monkeyp
     best = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
     assert record(tmp_path)["metrics"]["best_epoch"] == best["epoch"] == 1
     assert run.record.measured("val/odd") == 0.5
+    told = [line for line in caplog.messages if " in the validation after step " in line]
+    assert [line.partition(" in ")[0] for line in told] == ["val/odd is nan"]
 
 
 @pytest.mark.slow
