@@ -152,11 +152,14 @@ def prepare(dir: Path) -> None:
             for file in _damaged(raw):
                 _unpack(file)
     except (UserError, RuntimeError, OSError) as error:
-        faults = "\n".join(f"  {file.name}: {_fault(file)}" for file in _damaged(raw))
-        archives = "\n".join(f"  {name}  md5 {md5}" for name, md5 in MNIST.resources)
+        archives = [f"  {name}  md5 {md5}" for name, md5 in MNIST.resources]
+        faults = [f"  {file.name}: {_fault(file)}" for file in _damaged(raw)]
         raise UserError(
-            f"MNIST could not be had; put these files into {raw}:\n{archives}\n"
-            f"What is wrong with them there, unpacked:\n{faults}\n{error}"
+            f"MNIST could not be had; put these files into {raw}:",
+            *archives,
+            "What is wrong with them there, unpacked:",
+            *faults,
+            *str(error).splitlines(),
         ) from error
 
 

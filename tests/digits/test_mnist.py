@@ -194,7 +194,8 @@ def test_without_archive_and_network_the_error_says_what_to_put_where(raw, tmp_p
     with pytest.raises(UserError) as error:
         prepare(tmp_path)
     message = str(error.value)
-    assert str(raw) in message
+    assert message.splitlines()[0] == f"MNIST could not be had; put these files into {raw}:"
+    assert "\\n" not in message  # a line for each file
     for archive, md5 in MNIST.resources:
         assert archive in message
         assert md5 in message
