@@ -1,3 +1,4 @@
+import json
 import logging
 
 import pytest
@@ -8,7 +9,11 @@ from tape import Tape
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from digits.classifier import Classifier
+from litlab.callbacks.record import RecordRun
+from litlab.callbacks.throughput import Throughput
 from litlab.data.memory import InMemoryLoader
+from litlab.engine.metrics import StepMetrics
+from litlab.runs.run import Run
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 
@@ -40,6 +45,14 @@ def test_a_capture_leaves_no_trace_in_what_a_checkpoint_holds(tmp_path, tape):
     group = trained.trainer.optimizers[0].param_groups[0]
     assert isinstance(group["lr"], float)
     assert group["capturable"] is False
+
+
+def test_the_record_says_how_many_steps_were_done_by_a_graph(tmp_path, tape):
+    (tmp_path / "run").mkdir()
+    recording = RecordRun(Run.create(tmp_path / "run", seed=0), Throughput(), StepMetrics())
+    fit(tmp_path, *TEN, steps=7, callbacks=[recording])
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["cuda_graph"] == "15 steps, of which 5 were checked"
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")

@@ -1,5 +1,6 @@
 """Steps that are captured on a GPU."""
 
+import json
 import logging
 
 import pytest
@@ -150,3 +151,40 @@ def test_batches_from_workers_are_captured_in_pinned_memory(tmp_path, caplog):
     assert graphs(trained).replayed > 0
     in_memory = fit(tmp_path, *GPU, steps=7)
     assert trained.weights().allclose(in_memory.weights(), atol=0.02)
+
+
+COMMAND = (
+    "train", "trainer=gpu", "trainer.max_epochs=-1", "trainer.steps_per_execution=7", "data.val_size=57000",
+    "data.batch_size=140", "trainer.limit_val_batches=1", "test=false", "views=none",
+)  # fmt: skip
+
+
+def record(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+def test_a_deterministic_training_goes_on_to_the_bit_in_mid_epoch(tmp_path, command):
+    settings = [*COMMAND, "trainer.deterministic=true", "augment=affine", "callbacks=ema"]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    for folder, steps in ((whole, 40), (parts, 15)):
+        done = command(*settings, f"trainer.max_steps={steps}", f"hydra.run.dir={folder}")
+        assert done.returncode == 0, done.stderr
+    done = command("train", f"resume={parts}", "trainer.max_steps=40")
+    assert done.returncode == 0, done.stderr
+    assert " steps, of which " in record(whole)["cuda_graph"]
+    assert " steps, of which " in record(parts)["cuda_graph"]
+    expected, own = (
+        torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True, map_location="cpu")["state_dict"]
+        for folder in (whole, parts)
+    )
+    assert all(torch.equal(own[name], value) for name, value in expected.items())
+
+
+def test_two_jobs_share_a_gpu(tmp_path, command):
+    jobs = ["seed=1,2", "launcher=local", "launcher.jobs_per_device=2", f"paths.logs={tmp_path}/logs"]
+    done = command("train", "-m", *COMMAND[1:], "trainer.max_steps=40", *jobs)
+    assert done.returncode == 0, done.stderr
+    (sweep,) = (tmp_path / "logs" / "train" / "multiruns").iterdir()
+    for job in ("0", "1"):
+        assert record(sweep / job)["status"] == "done"
+        assert " steps, of which " in record(sweep / job)["cuda_graph"]

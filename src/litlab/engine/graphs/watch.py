@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -127,7 +127,11 @@ class _NotingIndex(TorchFunctionMode):
 
 def _host_generators(graph: CudaGraph) -> dict[str, Any]:
     """Return the states of the generators that a replay does not draw from, by their names."""
-    states: dict[str, Any] = {"Python's generator": random.getstate(), "NumPy's generator": str(np.random.get_state())}
+    _, keys, *rest = cast("tuple[Any, ...]", np.random.get_state())
+    states: dict[str, Any] = {
+        "Python's generator": random.getstate(),
+        "NumPy's generator": (keys.tobytes(), *rest),
+    }
     if graph.generator is not torch.default_generator:
         states["torch's CPU generator"] = torch.get_rng_state().numpy().tobytes()
     return states
