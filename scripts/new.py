@@ -186,6 +186,7 @@ def shared_files(name: str, bare: bool) -> dict[str, bytes]:
     files = {path: content(path, name) for path in template() if path.startswith(SHARED)}
     lines = files["pyproject.toml"].decode().splitlines(keepends=True)
     project = "".join(line for line in lines if not line.endswith("# the template's alone\n"))
+    project = project.replace('"litlab[', f'"{name}[')  # an extra that takes another
     project = re.sub("(?m)^name = .*$", f'name = "{name}"', project, count=1)
     project = re.sub("(?m)^description = .*$", f'description = "{name}, made from LitLab."', project, count=1)
     files["pyproject.toml"] = project.encode()

@@ -223,9 +223,10 @@ def fill(home: Path, plan: Plan, jobs: int) -> None:
         (home / str(number)).mkdir(parents=True)
         (home / str(number) / "run.json").touch()
     study, values = Study(home, plan), np.random.default_rng(0).random(jobs)
-    distributions = {one.key: one.distribution() for one in plan.dimensions if not plan.jobs}
+    distributions = {one.key: one.scale() if plan.jobs else one.distribution() for one in plan.dimensions}
     drawn = optuna.create_study(sampler=RandomSampler(0))
-    params = ({} if plan.jobs else drawn.ask(distributions).params for _ in values)
+    seeds = [{"seed": int(job["seed"])} for job in plan.jobs]
+    params = seeds[:jobs] or [drawn.ask(distributions).params for _ in values]
     study.study.add_trials(
         create_trial(params=one, distributions=distributions, value=value, intermediate_values={0: value, 1: value})
         for one, value in zip(params, values, strict=True)

@@ -82,12 +82,11 @@ def test_set(mnist_dir: Path) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.fixture(scope="session")
 def a_run(tmp_path_factory: pytest.TempPathFactory, mnist_dir: Path) -> Path:
     """A run of 300 steps, tested on the first 1,000 test images; not to be changed."""
-    from processes import run
-
     folder = tmp_path_factory.mktemp("a_run")
     short = ["trainer.limit_train_batches=300", "trainer.limit_val_batches=2", "trainer.limit_test_batches=2"]
-    ended = run(folder, "train", *SHORT, *short, "logger=none", f"hydra.run.dir={folder}/run")
-    assert ended.code == 0, ended.err
+    train = [sys.executable, "-m", "litlab", "train", *SHORT, *short, "logger=none", f"hydra.run.dir={folder}/run"]
+    ended = subprocess.run(train, cwd=folder, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
     return folder / "run"
 
 

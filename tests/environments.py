@@ -17,7 +17,9 @@ def lend_environment(project):
     (site / "lent.pth").write_text(sysconfig.get_path("purelib"))
     for tool in TOOLS:
         (project / ".venv" / "bin" / tool).symlink_to(Path(sys.executable).with_name(tool))
-    (project / ".venv" / "installed-from").write_text("another folder")  # or else it would begin from nothing
+    (project / ".venv" / "installed-from").write_text(
+        "0" * 64
+    )  # a finished set-up, or else it would begin from nothing
 
 
 def run_as_a_user(*command, cwd, **environment):

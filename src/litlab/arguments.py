@@ -27,7 +27,7 @@ ANY_FILE = re.compile(r"experiment=.*\.yaml")
 
 
 def in_order(arguments: Sequence[str]) -> list[str]:
-    """The settings, and behind them the options, which may be typed among them: argparse takes settings in one place.
+    """The options, and behind them the settings, among which they may be typed: argparse takes these in one place.
 
     Raises:
         UserError: an option is not known, or lacks its value; or a choice among files of `configs/` is one elsewhere.
@@ -40,7 +40,7 @@ def in_order(arguments: Sequence[str]) -> list[str]:
     settings = [*known.overrides, *others]
     if elsewhere := list(filter(_leaves_configs, settings)):
         raise UserError(f"{elsewhere[0]}: is outside {CONFIGS}; train takes a file of settings as experiment=FILE.yaml")
-    return [*settings, *(text for text in arguments if text not in settings)]
+    return [*(text for text in arguments if text not in settings), *settings]
 
 
 def _refuse(message: str) -> NoReturn:
@@ -69,7 +69,7 @@ def of_train(arguments: Sequence[str]) -> list[str]:
             raise UserError(f"{text}: the file needs to be in a folder named experiment")
         else:
             understood.append(re.sub(r"^resume=", "resume.run=", f"++{text}" if OF_A_NEW_NODE.match(text) else text))
-    return [*understood, *options]
+    return [*options, *understood]
 
 
 def _leaves_configs(text: str) -> bool:

@@ -13,7 +13,7 @@ from litlab.arguments import given, of_compare, of_folders, of_predict, of_train
 from litlab.command import ending, start
 from litlab.components import build
 from litlab.config import check, config_text, load, load_trained, run_config, write_config
-from litlab.console import open_channels, say
+from litlab.console import open_channels, require_written, say
 from litlab.errors import TrainingError, UserError
 from litlab.interruption import Interrupted, stop
 from litlab.job_log import keeping_error
@@ -161,6 +161,7 @@ def _compare(composed: DictConfig) -> None:
     folders = [Path(folder).expanduser() for folder in config.folders]
     comparison = compare_function(folders, config.metric, config.mode, config.where)
     report(comparison, config.format, Path(config.pictures).expanduser() if config.pictures else None)
+    require_written()
 
 
 def _predict(composed: DictConfig) -> None:
@@ -175,7 +176,9 @@ def _predict(composed: DictConfig) -> None:
     accelerator = config.accelerator or trained.trainer.accelerator
     predictions = predict_function(trained, checkpoint, accelerator, run.record.precision, pictures)
     drawing = "predictions.png" if config.show is True else config.show
-    sys.exit(report(predictions, config.format, Path(drawing).expanduser() if drawing else None))
+    code = report(predictions, config.format, Path(drawing).expanduser() if drawing else None)
+    require_written()
+    sys.exit(code)
 
 
 def _export(composed: DictConfig) -> None:

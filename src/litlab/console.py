@@ -93,15 +93,16 @@ def say(line: str, stream: TextIO | None = None) -> None:
 
 
 def print_document(text: str) -> None:
-    """Print what another program may read, as far as that wants to: `head` ends after some lines.
+    """Print lines that another program may read; where they are for people, nothing in a line moves the cursor."""
+    print(text, flush=True)
 
-    Args:
-        text: lines; where they are for people, nothing in a line moves the cursor.
+
+def require_written() -> None:
+    """Make sure that standard output has taken what is a command's result; `head` may end after some lines.
 
     Raises:
         UserError: it could not be written.
     """
-    print(text, flush=True)
     failed = getattr(sys.stdout, "failed", None)
     if failed is not None and not isinstance(failed, BrokenPipeError):
         raise UserError(f"standard output cannot be written: {failed.strerror}")

@@ -28,9 +28,9 @@ def test_train_understands_short_names(typed, understood):
 @pytest.mark.parametrize(
     ("typed", "understood"),
     [
-        (["a=1", "-m", "b=2"], ["a=1", "b=2", "-m"]),
-        (["-m", "a=1", "--cfg", "job", "b=2,3"], ["a=1", "b=2,3", "-m", "--cfg", "job"]),
-        (["--info", "all", "a=1"], ["a=1", "--info", "all"]),
+        (["a=1", "-m", "b=2"], ["-m", "a=1", "b=2"]),
+        (["-m", "a=1", "--cfg", "job", "b=2,3"], ["-m", "--cfg", "job", "a=1", "b=2,3"]),
+        (["--info", "all", "a=1"], ["--info", "all", "a=1"]),
         (["a=1", "--foo"], "--foo: no such option; "),
         (["-x", "a=1"], "-x: no such option; "),
         (["a=1", "--config-dir"], "argument --config-dir/-cd: expected one argument; "),
@@ -57,7 +57,7 @@ def test_train_takes_an_experiment_of_ones_own_from_any_folder(place, tmp_path, 
     folder = file.absolute().parents[1]
     for asked in (place, str(file.absolute())):
         assert of_train([f"experiment={asked}", "seed=1"]) == [
-            f'experiment="{file.stem}"', "seed=1", f"--config-dir={folder}",
+            f"--config-dir={folder}", f'experiment="{file.stem}"', "seed=1",
         ]  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def test_a_choice_stays_within_configs(asked):
 
 
 def test_an_experiment_of_the_project_needs_no_mark():
-    assert of_train([f"experiment={CONFIGS}/experiment/best.yaml"]) == ['experiment="best"', f"--config-dir={CONFIGS}"]
+    assert of_train([f"experiment={CONFIGS}/experiment/best.yaml"]) == [f"--config-dir={CONFIGS}", 'experiment="best"']
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def _tell_of_others(jobs: Sequence[Outcome]) -> None:
     table = Table("job", "status", Column("reason", overflow="fold"), box=None)
     for number, job in enumerate(jobs):
         if job.status != "done":
-            table.add_row(str(number), job.status, Text(visible(job.reason)))
+            table.add_row(str(number), job.status, Text(visible(job.reason, "\n")))
     if table.row_count:
         Console().print(table)
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from litlab import schema
 from litlab.components import build
 from litlab.config import check, config_text
-from litlab.console import print_document, say
+from litlab.console import print_document, require_written, say
 from litlab.errors import ProcessLost, StorageError, UserError
 from litlab.interruption import Interrupted, stop
 from litlab.runs.files import write_text
@@ -54,6 +54,7 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
         folder, plan = None, Plan.make(settings, loader, arguments)
     if plan.sampling.dry_run:
         print_document(plan.listing())
+        require_written()
         return
     launcher: Launcher = build(settings.launcher)
     if plan.sampling.storage is not None:

@@ -39,10 +39,10 @@ def test_what_is_no_run_is_named(command, trained, tmp_path):
     answers = {
         "run=nowhere": "evaluate: run=nowhere: there is no such file or folder\n",
         "run=empty": "evaluate: run=empty: no run's folder, it holds no run.json\n",
-        "run=last": f"evaluate: there is no run in {tmp_path}/logs/train\n",
+        "run=last paths.logs=other": "evaluate: there is no run in other/train\n",
     }
-    for override, answer in answers.items():
-        done = command("evaluate", override)
+    for overrides, answer in answers.items():
+        done = command("evaluate", *overrides.split())
         assert (done.returncode, done.stderr) == (2, answer)
 
     best = trained / "checkpoints" / "best.ckpt"

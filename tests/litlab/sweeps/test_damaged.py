@@ -6,30 +6,17 @@ import subprocess
 import time
 
 import pytest
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import OmegaConf
+from plans import plan_of
 from processes import contents, run
 
-from litlab import schema
-from litlab.config import check, explain
+from litlab.config import explain
 from litlab.errors import UserError
-from litlab.project import CONFIGS
 from litlab.runs.trust import unmarked
 from litlab.sweeps.ledger import JOURNAL
 from litlab.sweeps.outcome import Outcome
 from litlab.sweeps.plan import FILE, Plan
 from litlab.sweeps.study import Study
-
-
-def make(*overrides):
-    loader = ConfigLoaderImpl(create_config_search_path(str(CONFIGS)))
-    composed = loader.load_configuration("train", list(overrides), RunMode.MULTIRUN)
-    own = OmegaConf.masked_copy(composed, list(schema.SweepCommand.model_fields))
-    return Plan.make(check(own, schema.SweepCommand), loader, overrides)
-
 
 DRAWN = ("optimizer.lr=tag(log,interval(1e-4,0.1))", "data.batch_size=choice(20,50)", "seed=range(0,10,2)")
 
@@ -37,8 +24,8 @@ DRAWN = ("optimizer.lr=tag(log,interval(1e-4,0.1))", "data.batch_size=choice(20,
 @pytest.fixture(scope="module")
 def plans():
     return {
-        "grid": make("optimizer=adam,sgd", "optimizer.lr=0.1,0.01"),
-        "tpe": make("sweep=tpe", "sweep.n_trials=4", *DRAWN),
+        "grid": plan_of("optimizer=adam,sgd", "optimizer.lr=0.1,0.01"),
+        "tpe": plan_of("sweep=tpe", "sweep.n_trials=4", *DRAWN),
     }
 
 
@@ -174,14 +161,14 @@ def test_a_journal_with_another_part_is_refused_in_a_line_or_works(plans, tmp_pa
 def test_a_sweep_of_other_jobs_is_told_from_its_own(plans, tmp_path):
     Study(tmp_path, plans["tpe"]).next()
     with pytest.raises(UserError, match="study.journal is damaged: job 0 has other values than the sweep gives it; "):
-        Study(tmp_path, make("sweep=tpe", "sweep.n_trials=4", "optimizer.lr=interval(0.1,0.2)"))
+        Study(tmp_path, plan_of("sweep=tpe", "sweep.n_trials=4", "optimizer.lr=interval(0.1,0.2)"))
     with pytest.raises(UserError, match="study.journal is damaged: it has other objectives; "):
         Study(tmp_path, plans["tpe"].model_copy(update={"objectives": {"val/loss": "min"}}))
 
 
 def test_a_number_of_trials_has_a_bound():
     with pytest.raises(UserError, match="sweep.n_trials=1000000000000: should be less than or equal to 100000"):
-        make("sweep=random", "sweep.n_trials=1000000000000", "seed=range(5)")
+        plan_of("sweep=random", "sweep.n_trials=1000000000000", "seed=range(5)")
 
 
 def test_a_sweeps_folder_that_is_read_only_is_a_line(plans, tmp_path):

@@ -10,20 +10,18 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from conftest import SHORT
 from multiruns import only, pids, record, statuses, sweep_arguments, table
+from plans import plan_of
 from processes import Process, at, contents, forking_others, run
 from records import said
 
 import litlab.sweeps.launchers.local
 import litlab.sweeps.study
 from digits.classifier import Classifier
-from litlab import schema
 from litlab.commands.compare import compare
 from litlab.errors import UserError
 from litlab.runs.last import remember
 from litlab.runs.lock import FolderLock
 from litlab.runs.run import Run
-from litlab.sweeps.plan import Base, Plan
-from litlab.sweeps.space import Dimension
 from litlab.sweeps.sweep import newest_sweep
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
@@ -306,20 +304,10 @@ def fail_where_the_rate_is_high():
     Classifier.training_step = training_step
 
 
-def leave_sweep(folder, *statuses, planned=2, age=0):
-    """A sweep whose jobs are so, begun so many minutes ago."""
-    jobs = [{"seed": str(number)} for number in range(planned)]
-    grid = schema.Grid(
-        objectives=None, pruner="none", storage=None, on_error="continue", dry_run=False, sampler="grid", zip=[],
-        exclude=[],
-    )  # fmt: skip
-    dimension = Dimension(key="seed", choices=[job["seed"] for job in jobs])
-    base = Base(choices={}, groups=[], config="")
+def leave_sweep(folder, *statuses, age=0):
+    """A sweep of two jobs whose jobs are so, begun so many minutes ago."""
     folder.mkdir(parents=True)
-    Plan(
-        dimensions=[dimension], bases=[base], sampling=grid, objectives={"val/acc": "max"}, jobs=jobs, planned=planned,
-        study="sweep-of-this-test",
-    ).save(folder)  # fmt: skip
+    plan_of("seed=1,2").save(folder)
     for number, status in enumerate(statuses):
         (folder / str(number)).mkdir()
         started = datetime.now(UTC) - timedelta(minutes=age)
@@ -359,10 +347,11 @@ def test_last_is_the_newest_sweep_that_has_jobs_left_to_do(tmp_path, statuses, i
 
 
 def test_what_is_in_a_reason_is_shown_as_it_is(tmp_path):
-    broken = raise_where_the_seed_is({1}, RuntimeError("[/b] [red]odd"))
+    broken = raise_where_the_seed_is({1}, RuntimeError("[/b] [red]odd\nand \x1b[1mmore"))
     ended = run(tmp_path, "train", *sweep_arguments(tmp_path, "seed=1,2"), prepare=broken)
     assert ended.code == 1
     assert "0    failed  RuntimeError: [/b] [red]odd" in ended.out
+    assert "\n              and \\x1b[1mmore" in ended.out
 
 
 def test_a_new_sweep_needs_an_empty_folder(tmp_path):

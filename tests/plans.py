@@ -1,0 +1,19 @@
+"""Plans of sweeps, as `train -m` makes them."""
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+
+from litlab import schema
+from litlab.config import check
+from litlab.project import CONFIGS
+from litlab.sweeps.plan import Plan
+
+
+def plan_of(*overrides):
+    """The plan of `train -m OVERRIDES`."""
+    loader = ConfigLoaderImpl(create_config_search_path(str(CONFIGS)))
+    composed = loader.load_configuration("train", list(overrides), RunMode.MULTIRUN)
+    own = OmegaConf.masked_copy(composed, list(schema.SweepCommand.model_fields))
+    return Plan.make(check(own, schema.SweepCommand), loader, overrides)
