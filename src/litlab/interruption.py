@@ -105,6 +105,8 @@ class StopRequest:
         if number == signal.SIGINT and debugger.at_prompt():
             signal.default_int_handler(number, frame)
         if self.noted is not None:
+            if number == signal.SIGHUP:
+                return  # a shell passes it on to its jobs, and the kernel does once the shell has ended
             os._exit(Interrupted(self.noted).exit_code)  # files are whole at every moment
         self.noted = signal.Signals(number)
         if not self.shared:

@@ -82,6 +82,23 @@ def test_a_training_outlives_its_terminal_under_nohup():
         signal.signal(signal.SIGHUP, before)
 
 
+def test_a_closed_terminal_that_is_told_twice_still_stops_in_order(monkeypatch):
+    left = []
+    monkeypatch.setattr(os, "_exit", left.append)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    request = litlab.interruption.StopRequest()
+    try:
+        with request.listening():
+            request.deferred = True
+            for number in (signal.SIGHUP, signal.SIGHUP):
+                os.kill(os.getpid(), number)
+            assert (request.received, left) == (signal.SIGHUP, [])
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert left == [129]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_it_takes_no_more_than_a_step(tmp_path):
     folder = tmp_path / "run"
     process = Process(

@@ -172,11 +172,21 @@ def test_of_several_at_once_one_is_killed_and_goes_on_later(tmp_path):
     assert statuses(sweep) == ["done"] * 4
 
 
-def test_a_signal_to_all_processes_stops_several_at_once_and_they_save_their_state(tmp_path):
-    process, sweep = begun(tmp_path, "trainer.max_epochs=300", prepare=os.setsid)
-    os.killpg(process.process.pid, signal.SIGTERM)
+def of_its_own_terminal():
+    os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
+
+
+@pytest.mark.parametrize(
+    ("send", "number", "code"),
+    [(os.killpg, signal.SIGTERM, 143), (os.killpg, signal.SIGHUP, 129), (os.kill, signal.SIGHUP, 129)],
+)
+def test_a_signal_stops_several_jobs_at_once_and_they_save_their_state(tmp_path, send, number, code):
+    process, sweep = begun(tmp_path, "trainer.max_epochs=300", prepare=of_its_own_terminal)
+    send(process.process.pid, number)
     ended = process.end()
-    assert (ended.code, ended.err) == (143, "train: stopped by SIGTERM\n")
+    assert (ended.code, ended.err) == (code, f"train: stopped by {number.name}\n")
+    assert f"the sweep goes on with: python -m litlab train -m resume={sweep}\n" in ended.out
     assert statuses(sweep) == ["interrupted", "interrupted"]
     assert [record(sweep / job)["reason"] for job in ("0", "1")] == ["SIGUSR1", "SIGUSR1"]
     assert pids(sweep, "train.log") == []
