@@ -85,6 +85,8 @@ def read(source: Path | bytes, max_value: float | None = None) -> Image.Image:
     """
     if isinstance(source, Path) and source.exists() and not source.is_file():  # opening a pipe would wait for a writer
         raise UserError("is no file but a folder, pipe, socket or device")
+    if _is_empty(source):  # as files of /proc say, some of which never end
+        raise UserError("is empty")
     try:
         file = BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(file, formats=FORMATS) as picture, _turn(picture):
@@ -96,12 +98,17 @@ def read(source: Path | bytes, max_value: float | None = None) -> Image.Image:
     except UserError:
         raise
     except UnidentifiedImageError as error:
-        empty = not source if isinstance(source, bytes) else source.stat().st_size == 0
-        raise UserError("is empty" if empty else "is no picture") from error
+        raise UserError("is no picture") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(f"has more than {Image.MAX_IMAGE_PIXELS} pixels, as a decompression bomb would") from error
     except Exception as error:  # Pillow says with many types that a file is not what it should be
         raise UserError(f"is a damaged picture: {first_lines(error)}") from error
+
+
+def _is_empty(source: Path | bytes) -> bool:
+    if isinstance(source, bytes):
+        return not source
+    return source.exists() and source.stat().st_size == 0
 
 
 def _turn(picture: Image.Image) -> AbstractContextManager[object]:

@@ -2,6 +2,7 @@ import io
 import os
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,6 +33,14 @@ def png(width, height):
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     parts = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def test_an_empty_file_is_not_opened_as_some_of_proc_never_end(monkeypatch, tmp_path):
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("was opened"))
+    (tmp_path / "empty.png").touch()
+    for file in (tmp_path / "empty.png", Path("/proc/self/status"), b""):
+        with pytest.raises(UserError, match="^is empty$"):
+            read(file)
 
 
 @pytest.mark.parametrize("form", ["PNG", "GIF", "BMP", "TIFF", "PPM"])
