@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -90,6 +91,19 @@ def visible(text: str, allowed: str = "") -> str:
         allowed: such characters that stay.
     """
     return "".join(letter if letter.isprintable() or letter in allowed else ascii(letter)[1:-1] for letter in text)
+
+
+def shell_quoted(text: str) -> str:
+    """`text` as one word of a bash command line, in characters that a terminal shows as they are."""
+    if text.isprintable():
+        return shlex.quote(text)
+    codes = (one if one.isprintable() and one not in "\\'" else _escaped_bytes(one) for one in text)
+    return f"$'{''.join(codes)}'"
+
+
+def _escaped_bytes(text: str) -> str:
+    """The bytes of `text` as bash and zsh write them between `$'` and `'`, whatever the locale."""
+    return "".join(f"\\x{byte:02x}" for byte in text.encode(errors="surrogateescape"))
 
 
 def is_text(name: str) -> bool:

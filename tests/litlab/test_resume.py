@@ -406,7 +406,7 @@ def test_what_an_epoch_comes_to_takes_in_the_steps_before_the_stop(tmp_path, sto
 
 @pytest.mark.slow
 def test_the_resume_command_works_in_a_shell(tmp_path, monkeypatch):
-    folder = tmp_path / "a 'strange', (very) =name"
+    folder = tmp_path / "a 'strange',\n (very) =$name"
     arguments = [*SHORT, "test=false", f"paths.logs={tmp_path}/logs"]
     assert run(tmp_path, "train", *arguments, prepare=at("on_train_epoch_end")).code == -signal.SIGKILL
     next((tmp_path / "logs" / "train" / "runs").iterdir()).rename(folder)

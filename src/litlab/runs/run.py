@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -27,7 +26,7 @@ from pydantic import (
 from litlab.errors import ProcessLost, Pruned, StorageError, UserError
 from litlab.interruption import Interrupted
 from litlab.project import SOURCE
-from litlab.refusals import first_problem, is_text
+from litlab.refusals import first_problem, is_text, shell_quoted
 from litlab.runs.files import read_text, write_text
 from litlab.runs.lock import FolderLock
 
@@ -193,7 +192,7 @@ class Run:
             UserError: the folder holds a run already.
         """
         record = Record(
-            command=" ".join([Path(sys.argv[0]).name, *map(shlex.quote, sys.argv[1:])]),
+            command=" ".join([Path(sys.argv[0]).name, *map(shell_quoted, sys.argv[1:])]),
             started=datetime.now(UTC),
             seed=seed,
             git=_git(),
@@ -356,16 +355,17 @@ def train_command() -> str:
     if sys.argv[0].startswith("python -m litlab"):
         return "python -m litlab train"
     beside = Path(sys.argv[0]).with_name("train")
-    return shlex.quote(str(beside)) if beside.is_file() and not shutil.which("train") else "train"
+    return shell_quoted(str(beside)) if beside.is_file() and not shutil.which("train") else "train"
 
 
 def _typed(value: str) -> str:
     """A value as it is typed: Hydra's grammar reads some characters as its own unless they are quoted; so do shells."""
     if re.fullmatch(r"[\w./:+-]+", value, re.ASCII):
         return value
-    # A backslash escapes a quote; those before a quote, or at the end, are doubled.
-    escaped = re.sub(r'(\\*)("|$)', lambda end: end[1] * 2 + ('\\"' if end[2] else ""), value)
-    return shlex.quote(f'"{escaped.replace("${", chr(92) + "${")}"')
+    # A backslash escapes OmegaConf's `${` and Hydra's quote; those before one, or at the end, are doubled.
+    literal = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    escaped = re.sub(r'(\\*)("|\Z)', lambda end: end[1] * 2 + ('\\"' if end[2] else ""), literal)
+    return shell_quoted(f'"{escaped}"')
 
 
 def refuse_taken(folder: Path) -> None:

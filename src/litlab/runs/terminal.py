@@ -1,7 +1,6 @@
 """What a run says on the terminal before it begins and when it has ended."""
 
 import io
-import shlex
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 
-from litlab.refusals import visible
+from litlab.refusals import shell_quoted, visible
 from litlab.runs.run import Metrics, Run
 
 MOST_CLASSES = 20
@@ -50,7 +49,7 @@ def tensorboard_command(folder: Path) -> str:
 
     Of a folder that is itself the logdir, TensorBoard 2.21 calls the run `.`, and its HPARAMS are then without results.
     """
-    return f"tensorboard --logdir {shlex.quote(str(folder.parent))}"
+    return f"tensorboard --logdir {shell_quoted(str(folder.parent))}"
 
 
 def _plan(run: Run, parameters: int) -> Iterator[tuple[str, str]]:

@@ -24,7 +24,7 @@ from litlab.checking import check_values, components
 from litlab.components import definition
 from litlab.errors import UserError
 from litlab.project import own_packages
-from litlab.refusals import first_lines
+from litlab.refusals import first_lines, shell_quoted
 from litlab.runs.files import LARGEST_PLAN, LARGEST_TEXT, read_text
 from litlab.schema import Paths, Train
 
@@ -84,9 +84,10 @@ def require_mine(file: Path, asked: str) -> None:
     if not file.is_file():
         raise UserError(f"{asked}: {file.parent} holds no {file.name}")
     if not is_marked(file):
+        shown = shell_quoted(str(file if file.parent.name == "experiment" else file.parent))
         raise UserError(
             f"{asked}: {file.name} was made elsewhere (by somebody else, on another machine, by an older version) or "
-            f"changed since; `litlab trust {file if file.parent.name == 'experiment' else file.parent}` "
+            f"changed since; `litlab trust {shown}` "
             "shows what it would do, and marks it as yours"
         )
 
@@ -265,7 +266,7 @@ def _refuse_roles(values: Mapping[str, Any], folder: Path) -> None:
     Raises:
         UserError: one is not.
     """
-    hint = f"`litlab trust {folder}` marks it as yours, and then anything may be built"
+    hint = f"`litlab trust {shell_quoted(str(folder))}` marks it as yours, and then anything may be built"
     for place, node in components({key: values[key] for key in WANTED if key in values}):
         target = str(node["_target_"])
         role = place[0] if len(place) == 1 else "network" if place[0] == "model" else None

@@ -1,6 +1,5 @@
 """What has become of a sweep's jobs, and which was the best."""
 
-import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from litlab.commands.compare import compare, report
 from litlab.config import read
 from litlab.console import say
 from litlab.errors import TrainingError
-from litlab.refusals import one_line, visible
+from litlab.refusals import one_line, shell_quoted, visible
 from litlab.runs.files import write_text
 from litlab.runs.run import resume_command, train_command
 from litlab.runs.trust import is_marked, marked
@@ -73,7 +72,7 @@ def _tell_of_best(folder: Path, plan: Plan, study: Study, jobs: Sequence[Outcome
         file = files[number]
         write_text(file, marked(plan.experiment(params, config, title)))
         say(f"best {title}")
-        say(f"  the same again: {train_command()} {shlex.quote(f'experiment={file}')}")
+        say(f"  the same again: {train_command()} {shell_quoted(f'experiment={file}')}")
     for file in set(experiments.glob("job_*.yaml")) - set(files.values()):
         if is_marked(file):  # of a job that was the best before
             file.unlink()

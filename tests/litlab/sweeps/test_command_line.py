@@ -1,6 +1,8 @@
 """What is told of a sweep's, or a run's, command line before anything is done: one line each, whose advice works."""
 
+import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from processes import run
 
 from litlab.arguments import of_train
 from litlab.errors import UserError
+from litlab.refusals import visible
 from litlab.runs.run import resume_command
 from litlab.runs.terminal import tensorboard_command
 from litlab.runs.trust import marked
@@ -153,17 +156,28 @@ FOLDERS = [
     "/a=b(1)",
     "/ü/é",
     "/a;b&c",
+    "/a\\${x}\\",
+    "/new\nline",
+    "/'\n\"\\",
+    "/end\n",
+    "/\x1b[31m\x85\u202e",
 ]
+
+
+def pasted(command):
+    """What bash makes of a command line, as a terminal shows it."""
+    told = subprocess.run(["bash", "-c", rf"printf '%s\0' {visible(command)}"], capture_output=True, check=True)
+    return os.fsdecode(told.stdout).split("\0")[:-1]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_printed_commands_can_be_typed(monkeypatch, folder):
     monkeypatch.setattr(sys, "argv", ["python -m litlab train"])
-    *command, resume = shlex.split(resume_command(Path(folder), multirun=True))
+    *command, resume = pasted(resume_command(Path(folder), multirun=True))
     assert command == ["python", "-m", "litlab", "train", "-m"]
     (override,) = OverridesParser.create().parse_overrides(of_train([resume]))
     assert OmegaConf.create({"run": override.value()}).run == folder
-    assert shlex.split(tensorboard_command(Path(folder, "run"))) == ["tensorboard", "--logdir", folder]
+    assert pasted(tensorboard_command(Path(folder, "run"))) == ["tensorboard", "--logdir", folder]
 
 
 def test_the_program_is_quoted_too(monkeypatch, tmp_path):
