@@ -32,9 +32,9 @@ class Dropping:
                 distributed.all_reduce(lost, distributed.ReduceOp.MAX)
         if self.on_device:  # without waiting: a fused optimizer asks the device itself
             self.optimizer.found_inf = lost.float()  # type: ignore[attr-defined]
+            backward(loss)  # it refuses buffers that have been written to since they were read
             for buffer, before in self.buffers:
                 buffer.copy_(torch.where(lost.bool(), before, buffer))
-            backward(loss)
         elif not lost:
             backward(loss)
         else:  # without gradients an optimizer does nothing

@@ -79,7 +79,7 @@ def allocator(monkeypatch, request):
 
     fakes = {
         "CUDAGraph": Graph,
-        "Stream": lambda: "side",
+        "Stream": object,
         "current_stream": lambda: "main",
         "current_device": lambda: 0,
         "default_generators": [Generator()],
@@ -95,6 +95,7 @@ def allocator(monkeypatch, request):
     monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", kept.end, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_releasePool", kept.release, raising=False)
     monkeypatch.setattr(CudaGraph, "_failed", [])
+    monkeypatch.setattr(CudaGraph, "_streams", {})
     return kept
 
 
@@ -121,6 +122,14 @@ def test_a_graph_that_has_done_its_work_gives_its_pool_back(allocator):
     graph.release()
     assert allocator.pools == {(0, 1): 0}
     assert CudaGraph._failed == []
+
+
+def test_all_graphs_of_a_device_are_captured_on_one_stream(allocator, monkeypatch):
+    graph = CudaGraph()
+    assert CudaGraph().stream is graph.stream
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "default_generators", [Generator(), Generator()])
+    assert CudaGraph().stream is not graph.stream
 
 
 def test_what_waits_for_the_device_is_noted_and_other_warnings_are_shown(allocator):
@@ -171,6 +180,20 @@ def test_on_a_gpu_the_line_that_waits_is_named():
     with graph.noting_waits() as lines:
         torch.zeros((), device="cuda").fill_(3.0)
     assert lines == []
+
+
+@pytest.mark.gpu
+def test_another_graph_takes_no_memory_of_cublas():
+    values, reserved = torch.ones(64, 64, device="cuda"), []
+    for _ in range(4):
+        graph = CudaGraph()
+        with graph.beside():
+            values @ values
+        with graph.capturing():
+            values @ values
+        graph.release()
+        reserved.append(torch.cuda.memory_reserved())
+    assert len(set(reserved)) == 1
 
 
 @pytest.mark.gpu

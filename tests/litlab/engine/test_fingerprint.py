@@ -4,7 +4,8 @@ import logging
 import pytest
 import torch
 from lightning.pytorch import Callback
-from runs import PLAIN, Regularized, fit, said
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from runs import PLAIN, Regularized, fit, graphs, said
 
 from digits.classifier import Classifier
 
@@ -66,6 +67,19 @@ def test_what_changes_after_the_capture_is_captured_again(tmp_path, tape, eager,
     assert [made.is_released for made in tape if made.is_captured] == [True, True]
     assert torch.equal(tried.weights(), expected.weights())
     assert tried.curves.points == expected.curves.points
+
+
+def test_gradients_that_are_accumulated_from_an_epoch_on_are_left_to_lightning(tmp_path, tape, eager, caplog):
+    settings = [*PLAIN, "data.batch_size=30"]
+    expected = eager(tmp_path, *settings, callbacks=[GradientAccumulationScheduler({1: 2})])
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        tried = fit(tmp_path, *settings, callbacks=[GradientAccumulationScheduler({1: 2})], steps=7)
+    reason = "trainer.accumulate_grad_batches was changed on the way, by GradientAccumulationScheduler"
+    assert graphs(tried).summary() == f"7 steps, of which 3 were checked; then none: {reason}"
+    assert [made.is_released for made in tape if made.is_captured] == [True]
+    assert tried.trainer.global_step == 10 + 5
+    assert torch.equal(tried.weights(), expected.weights())
 
 
 def test_a_layer_that_is_unfrozen_is_trained(tmp_path, tape, eager):

@@ -19,7 +19,12 @@ pytestmark = pytest.mark.usefixtures("mnist_dir")
 
 
 @pytest.mark.parametrize(
-    ("module_class", "settings", "rounding"), [(Classifier, TEN, 1e-4), (Regularized, [*TEN, "callbacks=none"], 1e-2)]
+    ("module_class", "settings", "rounding"),
+    [
+        (Classifier, TEN, 1e-4),
+        (Regularized, [*TEN, "callbacks=none"], 1e-2),
+        (Classifier, [*TEN, "trainer.precision=bf16-mixed"], 1e-2),
+    ],
 )
 def test_a_captured_step_does_what_the_step_does(tmp_path, tape, eager, caplog, module_class, settings, rounding):
     one_by_one = fit(tmp_path, *settings, module_class=module_class, steps=1)
@@ -76,6 +81,7 @@ def test_accumulated_gradients_are_left_to_lightning(tmp_path, tape, caplog):
     assert torch.equal(tried.weights(), one_by_one.weights())
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
 def test_a_step_that_cannot_be_captured_is_done_without(tmp_path, tape, eager, caplog):
     class Invisible(Classifier):
         """Waits for the device in a capture alone."""
@@ -95,6 +101,10 @@ def test_a_step_that_cannot_be_captured_is_done_without(tmp_path, tape, eager, c
     assert graphs(tried).summary() == f"none: {reason}"
     assert torch.equal(tried.weights(), expected.weights())
     assert tried.curves.points == expected.curves.points
+    assert tried.trainer.test(tried.module, tried.trainer.datamodule, verbose=False)
+    tried.trainer.fit_loop.max_epochs = 3
+    tried.trainer.fit(tried.module, datamodule=tried.trainer.datamodule)
+    assert tried.trainer.global_step == 30
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # only the first training makes them

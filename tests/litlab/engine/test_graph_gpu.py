@@ -97,6 +97,9 @@ def test_after_a_capture_that_fails_the_training_goes_on(tmp_path, caplog, monke
     assert message.startswith("no CUDA graph: the step cannot be captured: ")
     torch.cuda.empty_cache()
     tried.trainer.test(tried.module, tried.trainer.datamodule, verbose=False)
+    tried.trainer.fit_loop.max_epochs = 3
+    tried.trainer.fit(tried.module, datamodule=tried.trainer.datamodule)
+    assert tried.trainer.global_step == 66
     assert tried.weights().isfinite().all()
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import SHORT
 from processes import run
-from runs import FULL, fit
+from runs import FULL, Regularized, fit
 from torch import nn
 
 from digits.classifier import Classifier
@@ -74,18 +74,24 @@ def test_of_accumulated_batches_only_that_one_is_dropped(tmp_path):
     assert torch.equal(ours.weights(), expected.weights())
 
 
-def test_statistics_of_a_dropped_batch_are_taken_back():
+@pytest.mark.parametrize("on_device", [False, True])
+def test_statistics_of_a_dropped_batch_are_taken_back(monkeypatch, on_device):
+    monkeypatch.setattr("litlab.engine.nonfinite.drops_on_device", lambda *_: on_device)
     module = nn.BatchNorm1d(2)
-    module.device = torch.device("cpu")
     optimizer = torch.optim.Adam(module.parameters(), fused=True)
-    module(torch.randn(8, 2))
-    before = {name: value.clone() for name, value in module.state_dict().items()}
-    dropping = Dropping(module, optimizer, accumulates=False)
-    loss = module(torch.full((8, 2), math.nan)).sum()
-    assert module.running_mean.isnan().all()
-    dropping.backward(loss, torch.Tensor.backward)
-    optimizer.step()
-    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+    def train(images):
+        optimizer.zero_grad()
+        dropping = Dropping(module, optimizer, accumulates=False)
+        dropping.backward(module(images).square().sum(), torch.Tensor.backward)
+        optimizer.step()
+        return {name: value.clone() for name, value in module.state_dict().items()}
+
+    start = {name: value.clone() for name, value in module.state_dict().items()}
+    before = train(torch.randn(8, 2))
+    assert not any(torch.equal(value, start[name]) for name, value in before.items())
+    after = train(torch.full((8, 2), math.nan))
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
 
 
 def test_momentum_does_not_begin_with_a_dropped_batch(monkeypatch):
@@ -136,7 +142,7 @@ def test_on_a_gpu_a_dropped_first_batch_leaves_no_trace(tmp_path, optimizer, fus
 @pytest.mark.gpu
 @pytest.mark.parametrize("steps", [1, 5, 50])
 def test_on_a_gpu_a_batch_is_dropped_within_the_graph(tmp_path, steps):
-    class OnDevice(Classifier):
+    class OnDevice(Regularized):
         def training_step(self, batch, batch_idx):
             loss = super().training_step(batch, batch_idx)
             return loss * torch.where(batch[0].sum() > threshold, math.nan, 1.0)
@@ -146,6 +152,7 @@ def test_on_a_gpu_a_batch_is_dropped_within_the_graph(tmp_path, steps):
     settings = [*gpu, "trainer.accelerator=gpu", "augment=none", "data.batch_size=64", "trainer.on_nan=skip"]
     ours = fit(tmp_path, *settings, steps=steps, module_class=OnDevice)
     assert ours.weights().isfinite().all()
+    assert ours.module.norm.running_var.isfinite().all()
     assert 0 < ours.metrics.skipped < len(ours.curves.curve("learning_rate")) + ours.metrics.skipped
 
 

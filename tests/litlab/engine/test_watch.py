@@ -8,6 +8,7 @@ from runs import PLAIN, TEN, fit, graphs, said
 from tape import Tape
 from torch.optim.lr_scheduler import LinearLR, OneCycleLR
 from torchmetrics.classification import MulticlassAccuracy
+from torchvision.transforms import v2
 
 from digits.classifier import Classifier
 from litlab.engine.graphs.captured import batch_obstacle
@@ -91,11 +92,28 @@ def test_what_python_decides_is_found_before_the_capture(tmp_path, tape, eager, 
     assert tried.curves.points == expected.curves.points
 
 
-def test_what_torch_draws_on_the_cpu_is_found_where_the_device_is_another(tmp_path, tape, caplog, monkeypatch):
+def mixed(self, batch):
+    images, labels = v2.MixUp(num_classes=10)(*batch)
+    return self.train_loss(self(images), labels)
+
+
+def flipped(self, batch):
+    return self.train_loss(self(v2.RandomHorizontalFlip()(batch[0])), batch[1])
+
+
+def drawn(self, batch):
+    return self.train_loss(self(batch[0]), batch[1]) * torch.rand(1)[0]
+
+
+@pytest.mark.parametrize("loss", [mixed, flipped, drawn])
+def test_what_torch_draws_on_the_cpu_is_found_where_the_device_is_another(tmp_path, tape, caplog, monkeypatch, loss):
+    class Draws(Classifier):
+        def training_step(self, batch, batch_idx):
+            return loss(self, batch)
+
     monkeypatch.setattr(Tape, "generator", torch.Generator())
-    flips = stepping(lambda self, batch, _: batch[0].mul_(1 if torch.rand(1).numpy() < 0.5 else -1))
     with caplog.at_level(logging.INFO):
-        fit(tmp_path, *PLAIN, module_class=flips, steps=7)
+        fit(tmp_path, *PLAIN, module_class=Draws, steps=7)
     assert said(caplog) == ["no CUDA graph: a step draws random numbers on the CPU, by torch's CPU generator"]
 
 
@@ -137,6 +155,26 @@ def test_every_optimizer_is_captured_or_named(tmp_path, tape, eager, caplog, nam
     assert said(caplog) == ([f"no CUDA graph: {reason}"] if reason else [])
     assert graphs(tried).replayed + graphs(tried).checked == (0 if reason else 6)
     assert torch.equal(tried.weights(), expected.weights())
+
+
+class Counting(torch.optim.AdamW):
+    """Counts its steps in Python."""
+
+    def step(self, closure=None):
+        result = super().step(closure)
+        for weight in self.param_groups[0]["params"]:
+            self.state[weight]["done"] = self.state[weight].get("done", 0) + 1
+        return result
+
+
+def test_an_optimizer_that_counts_in_python_is_found(tmp_path, tape, caplog):
+    class Counted(Classifier):
+        def configure_optimizers(self):
+            return Counting(self.parameters())
+
+    with caplog.at_level(logging.INFO):
+        fit(tmp_path, *PLAIN, module_class=Counted, steps=7)
+    assert said(caplog) == ["no CUDA graph: a step changes the optimizer's done of net.conv1.0.weight in Python"]
 
 
 def test_a_schedule_that_moves_the_momentum_too_ends_the_graph(tmp_path, tape, eager, caplog, monkeypatch):

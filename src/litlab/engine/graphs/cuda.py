@@ -24,10 +24,13 @@ class CudaGraph:
     _failed: ClassVar[list[torch.cuda.CUDAGraph]] = []
     """Graphs whose capture has failed; PyTorch may not survive their destruction."""
 
+    _streams: ClassVar[dict[int, torch.cuda.Stream]] = {}
+    """The stream of each device that captures; one for all graphs, since cuBLAS keeps memory for each stream."""
+
     def __init__(self) -> None:
         self.graph = torch.cuda.CUDAGraph()
-        self.stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         self.device = torch.cuda.current_device()
+        self.stream = self._streams.setdefault(self.device, torch.cuda.Stream())  # type: ignore[no-untyped-call]
         self.generator = torch.cuda.default_generators[self.device]
         self._pool = torch.cuda.graph_pool_handle()
 

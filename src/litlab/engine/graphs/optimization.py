@@ -126,7 +126,7 @@ class GraphedOptimization(DirectOptimization):
             return None
         if not self.replayed + self.checked:
             return f"none: {self._hindrance}" if self._hindrance else "none: no batches of one shape came often enough"
-        ended = f"; then none: {self.obstacle}" if self.obstacle else ""
+        ended = f"; then none: {self._hindrance}" if self._hindrance else ""
         return f"{self.replayed + self.checked} steps, of which {self.checked} were checked{ended}"
 
     def _static_obstacle(self, optimizer: Optimizer) -> str | None:
