@@ -1,6 +1,8 @@
 """Kills training with SIGKILL at random moments and resumes it; its end must be that of an undisturbed training.
 
-Each training is a process of its own, forked from this one so that torch is imported once.
+Trainings that are killed are forked from this process, so that torch is imported once. The undisturbed one, and the
+last part of each that was killed, are commands of their own, as a user types them: event files are compared across
+processes of other parents, which have other hash seeds.
 """
 
 import argparse
@@ -10,11 +12,12 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from typing import Any
 import hydra
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -30,7 +34,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 import litlab.commands.train
 from digits.mnist import prepare
 from litlab import schema
-from litlab.config import check, run_config
+from litlab.config import check, run_config, write_config
 from litlab.project import CONFIGS
 from litlab.runs.checkpoint import read
 from litlab.runs.run import Run
@@ -78,7 +82,7 @@ def torture(kills: int, folder: Path, seed: int, on_kill: Callable[[str], Any]) 
     torch.set_num_threads(1)  # and none is started before a fork, which would not take it along
     victims = {}
     for number, (name, overrides) in enumerate(VARIANTS.items()):
-        victim = victims[name] = Victim(settings(*overrides), folder / str(number), random.Random(seed))  # noqa: S311
+        victim = victims[name] = Victim(overrides, folder / str(number), random.Random(seed))  # noqa: S311
         share = kills // len(VARIANTS) + (number < kills % len(VARIANTS))
         while victim.kills < share:
             for _ in victim.suffer(min(KILLS_PER_RUN, share - victim.kills)):
@@ -97,15 +101,16 @@ class Victim:
         lost: of each kill, the steps done that had to be done again.
     """
 
-    def __init__(self, config: schema.Train, folder: Path, moments: random.Random) -> None:
-        self.config, self.folder, self.moments = config, folder, moments
+    def __init__(self, overrides: Sequence[str], folder: Path, moments: random.Random) -> None:
+        self.overrides, self.folder, self.moments = overrides, folder, moments
+        self.config = settings(*overrides)
         self.kills = self.resumes = self.ends = self.equal_ends = 0
         self.lost: list[int] = []
         self.differences: list[str] = []
         self.undisturbed = folder / "undisturbed"
-        begun = time.monotonic()
         self.finish(self.undisturbed)
-        self.seconds = time.monotonic() - begun
+        record = Run.open(self.undisturbed).record
+        self.seconds = (record.ended - record.started).total_seconds() if record.ended else 0.0
 
     def suffer(self, kills: int) -> Iterator[int]:
         """Begin a training, kill it so often or until it was faster, let it end; gives each kill's lost steps."""
@@ -136,16 +141,20 @@ class Victim:
     def start(self, run: Path, step: Any) -> BaseProcess:
         """A process that trains in the folder `run`, or goes on there, and tells its steps by `step`."""
         run.mkdir(parents=True, exist_ok=True)
-        process = FORK.Process(target=train, args=(self.config, run, step))
+        if not (run / "config.yaml").exists():
+            write_config(run, self.config)
+        process = FORK.Process(target=train, args=(check(self.config, schema.Train), run, step))
         process.start()
         return process
 
     def finish(self, run: Path) -> None:
-        """Train to the end."""
-        process = self.start(run, FORK.Value("i", 0))
-        process.join()
-        if process.exitcode:
-            raise SystemExit(f"a training ended with code {process.exitcode}: see {run}.log")
+        """Train to the end, by a command."""
+        begun = (run / "run.json").exists()
+        arguments = [f"resume={run}"] if begun else [*COMMON, *self.overrides, f"hydra.run.dir={run}"]
+        command = [sys.executable, "-m", "litlab", "train", *arguments]
+        ended = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+        if ended.returncode:
+            raise SystemExit(f"a training ended with code {ended.returncode}: {ended.stderr}")
 
 
 def train(config: schema.Train, run: Path, step: Any) -> None:
@@ -206,11 +215,11 @@ def same(ours: Any, theirs: Any) -> bool:
 
 
 def events(run: Path) -> list[Any]:
-    """Every curve's point, picture and text in TensorBoard's files, in their order, but for what the clock says."""
+    """Every curve's point, picture, text and graph in TensorBoard's files, in order, but for what the clock says."""
     files = sorted(run.glob("events.out.tfevents.*"))
     events = [event for file in files for event in EventFileLoader(str(file)).Load()]
-    values = [(value, event.step) for event in events for value in event.summary.value]
-    return [(value.tag, step, shown(value)) for value, step in values]
+    values = [(value.tag, event.step, shown(value)) for event in events for value in event.summary.value]
+    return values + [event.graph_def for event in events if event.graph_def]
 
 
 def shown(value: Any) -> Any:
@@ -239,10 +248,10 @@ def saved_step(run: Path) -> int:
     return int(read(file)["global_step"]) if file.exists() else 0
 
 
-def settings(*overrides: str) -> schema.Train:
+def settings(*overrides: str) -> DictConfig:
     """The config of `train OVERRIDES`."""
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return check(run_config(hydra.compose("train", [*COMMON, *overrides])), schema.Train)
+        return run_config(hydra.compose("train", [*COMMON, *overrides]))
 
 
 def report(victims: dict[str, Victim]) -> None:

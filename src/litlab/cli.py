@@ -1,6 +1,5 @@
 """The front door: one small function a command. A command imports torch only once its config is valid."""
 
-import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +17,7 @@ from litlab.errors import TrainingError, UserError
 from litlab.interruption import Interrupted, stop
 from litlab.job_log import keeping_error
 from litlab.resume import resumed
+from litlab.runs.files import read_text, write_text
 from litlab.runs.last import newest_run, remember
 from litlab.runs.links import refuse_traps
 from litlab.runs.run import Run, refuse_taken
@@ -146,7 +146,7 @@ def _reproduce(composed: DictConfig) -> None:
         raise UserError(f"run={config.run}: nothing to compare with, the run's status is {run.record.status}")
     run.best_checkpoint()  # which may be gone
     folder = _job_folder(composed)
-    shutil.copyfile(run.folder / "config.yaml", folder / "config.yaml")  # it is a training, which can be resumed
+    write_text(folder / "config.yaml", read_text(run.folder / "config.yaml"))  # it is a training, and can be resumed
     from litlab.commands.reproduce import reproduce as reproduce_function
 
     if not reproduce_function(run, trained, folder):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -58,7 +59,10 @@ def start(name: str, job: Callable[[DictConfig], Any], understood: Callable[[Seq
     def guarded_job(composed: DictConfig) -> Any:
         started.set()
         with ending(name):
-            return job(composed)
+            if name in LEAVE_NOTHING:
+                return job(composed)
+            with storage_may_fail(Path(HydraConfig.get().runtime.output_dir), is_resumable=name == "train"):
+                return job(composed)
 
     started.clear()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them and leaving

@@ -128,6 +128,21 @@ class LogFormatter(logging.Formatter):
         return visible(super().format(record), LAYOUT)
 
 
+class LogFile(logging.FileHandler):
+    """Writes a log file; if that fails, one line says so, and what was not written is tried again with the next."""
+
+    told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        """Say why the file cannot be written, once."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.told:
+            self.told = True
+            say(f"{self.baseFilename} cannot be written: {error.strerror}", sys.stderr)
+
+
 class StdoutHandler(logging.StreamHandler[TextIO]):
     """Writes to what `sys.stdout` is now: Rich takes its place while a progress bar is drawn, to write above that."""
 

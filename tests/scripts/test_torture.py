@@ -21,9 +21,9 @@ def test_21_kills_change_nothing(tmp_path):
 
 def test_a_difference_is_found(tmp_path):
     torture = script("torture")
-    victim = torture.Victim(torture.settings("trainer.max_epochs=1"), tmp_path, torture.random.Random(0))
+    victim = torture.Victim(["trainer.max_epochs=1"], tmp_path, torture.random.Random(0))
     other = tmp_path / "other"
-    victim.config = torture.settings("trainer.max_epochs=1", "seed=7")
+    victim.overrides = ["trainer.max_epochs=1", "seed=7"]
     victim.finish(other)
     differences = " ".join(torture.compare(victim.undisturbed, other))
     for part in (

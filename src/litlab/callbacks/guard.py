@@ -1,6 +1,5 @@
 """Callbacks that only watch a training can neither end it nor change its numbers."""
 
-import errno
 import logging
 import traceback
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from litlab.engine.group import from_all, place
 from litlab.engine.random_state import preserved_random_state
 from litlab.errors import ProcessLost
 from litlab.refusals import first_lines
+from litlab.runs.storage_faults import STORAGE_FAULTS
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +25,6 @@ UNGUARDED = ("setup",)
 
 COLLECTIVE = tuple(f"on_{stage}_end" for stage in ("validation", "test", "train", "train_epoch"))
 """Hooks in which the processes of a training exchange what they have seen: all of them do, or none."""
-
-OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
-"""Errors of the machine, which end a run in a way that can be resumed."""
 
 
 def guarded(name: str, watcher: Callback) -> Callback:
@@ -71,7 +68,7 @@ class _Guard:
             except ProcessLost:
                 raise
             except Exception as error:
-                if isinstance(error, OSError) and error.errno in OUT_OF_SPACE:
+                if isinstance(error, OSError) and error.errno in STORAGE_FAULTS:
                     raise
                 self._fail(f"{type(error).__name__}: {first_lines(error)} ({_where(error)})")
             return instead

@@ -46,7 +46,10 @@ def trust(path: Path, yes: bool) -> None:
     if not (yes or _agreed()):
         raise UserError(f"{path}: not marked; yes=true marks it")
     for file, text in strange.items():
-        write_text(file, marked(text))
+        try:
+            write_text(file, marked(text))
+        except OSError as error:
+            raise UserError(f"{file} cannot be written: {error.strerror}") from error
     say(f"{path} is marked as yours")
 
 

@@ -21,9 +21,11 @@ def replacing(file: Path) -> Iterator[Path]:
         sync(aside)
         aside.replace(file)
         sync(file.parent)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             aside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(aside)):
+            error.filename = str(file)  # writing and syncing name none
         raise
 
 

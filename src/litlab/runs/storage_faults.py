@@ -14,16 +14,21 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 STORAGE_FAULTS = NO_ROOM | {
     errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EHOSTDOWN, errno.ETIMEDOUT,
+    errno.EMFILE, errno.ENFILE,
 }  # fmt: skip
-"""Error numbers of a disk, a mount or a file server that fails, whatever the program does."""
+"""Error numbers of a disk, a mount or a file server that fails, and of a limit on open files."""
 
 
 @contextmanager
-def storage_may_fail(folder: Path) -> Iterator[None]:
+def storage_may_fail(folder: Path, is_resumable: bool = True) -> Iterator[None]:
     """Tell a disk or a file system that fails from what is wrong with the code or the settings.
 
+    Args:
+        folder: the run's.
+        is_resumable: whether the run can go on once it has a record, as a training can.
+
     Raises:
-        StorageError: it was the storage; says how to go on with the run in `folder`.
+        StorageError: it was the storage; says how to go on.
     """
     try:
         yield
@@ -35,7 +40,8 @@ def storage_may_fail(folder: Path) -> Iterator[None]:
             raise
         problem, when = storage_problem(error, fault, folder)
         begun = f"what was saved before is whole; {when}, go on with: {resume_command(folder)}"
-        raise StorageError(problem, begun if (folder / "run.json").exists() else f"{when}, begin again") from error
+        can_go_on = is_resumable and (folder / "run.json").exists()
+        raise StorageError(problem, begun if can_go_on else f"{when}, begin again") from error
 
 
 def storage_fault(error: BaseException, folder: Path) -> OSError | None:
@@ -65,7 +71,7 @@ def storage_problem(error: BaseException, fault: OSError, folder: Path) -> tuple
     """
     number = _number(fault)
     reason = os.strerror(number) if number else str(fault)
-    if isinstance(error, UserError):
+    if isinstance(error, UserError) and len(error.args) == 1:
         problem = str(error)
     elif _is_in(fault, folder) or (fault.filename is None and number in {*NO_ROOM, errno.EROFS}):
         problem = f"{folder} cannot be written: {reason}"

@@ -77,7 +77,7 @@ def _new_folder(config: DictConfig, logs: Path) -> Path:
     if (folder / FILE).exists():
         command = resume_command(folder, multirun=True)
         raise UserError(f"{folder} holds a sweep already: choose another folder, or go on with it: {command}")
-    if any(folder.iterdir()):
+    if {path.name for path in folder.iterdir()} - {".lock"}:  # of a sweep that could not be planned
         raise UserError(f"{folder} is not empty: choose another folder")
     remember(folder, logs)
     return folder
@@ -168,7 +168,8 @@ def _stopping_with_a_hint(folder: Path) -> Iterator[None]:
         if fault is None:
             raise
         problem, when = storage_problem(error, fault, folder)
-        raise UserError(f"{problem}; what is done is kept; {when}, go on with: {command}") from error
+        on = f"what is done is kept; {when}, go on with: {command}"
+        raise UserError(f"{problem}; {on if (folder / FILE).exists() else f'{when}, begin again'}") from error
 
 
 @contextmanager
