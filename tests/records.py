@@ -63,6 +63,7 @@ READABLE = {
     "the beginning of time": text(said(started="0001-01-01T00:00:00+23:59")),
     "times below zero": text(said(training_seconds=-1e300)),
     "epochs below zero": text(said(metrics={"best_epoch": -(10**100), "validations": [LOWEST]})),
+    "what Matplotlib takes for formulas": text(said(settings={"$\\bar$": "$\\frac{$"})),
     "names of control characters": text(said(settings={"\x1b[2J\n": "\x1b[31m\r"})),
 }
 """They are odd, and there."""

@@ -1,5 +1,6 @@
 """How any command is run: its command line is read, its config checked, and it ends in the way it should."""
 
+import errno
 import os
 import re
 import sys
@@ -42,6 +43,9 @@ SCHEMAS: dict[str, type[schema.Settings]] = {
 
 LEAVE_NOTHING = ("compare", "predict", "export", "trust")
 """Commands that have no folder of their own."""
+
+NOT_FOR_US = (errno.ENAMETOOLONG, errno.EACCES)
+"""Errors of paths that nobody, or another user, can have meant."""
 
 started = threading.Event()
 """Whether Hydra has done its part: from then on an error is ours to explain."""
@@ -110,6 +114,10 @@ def ending(name: str) -> Iterator[None]:
         _leave(name, visible(str(error)), 1)
     except Interrupted as error:
         _leave(name, f"stopped by {error}", error.exit_code)
+    except OSError as error:
+        if error.errno not in NOT_FOR_US or error.filename is None:
+            raise
+        _leave(name, visible(f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}"), 2)
 
 
 def _leave(name: str, message: str, code: int) -> NoReturn:

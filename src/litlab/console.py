@@ -78,6 +78,7 @@ def open_channels() -> None:
         sys.stderr = cast(TextIO, Channel(sys.stderr))
     sys.excepthook = lambda *error: print(visible("".join(traceback.format_exception(*error)), LAYOUT), file=sys.stderr)
     warnings.formatwarning = _formatwarning
+    warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # Matplotlib draws a box instead
 
 
 _pythons = warnings.formatwarning

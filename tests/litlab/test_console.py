@@ -196,6 +196,24 @@ def test_what_the_environment_says_of_other_processes(environment, expected):
         assert processes.given(environment) == expected
 
 
+@pytest.mark.parametrize(
+    ("command", "argument"),
+    [
+        ("predict", "run=RUN input={}"), ("predict", "run=RUN input={}*"), ("predict", "run={} input=x"),
+        ("evaluate", "run={}"), ("train", "resume={}"), ("train", "-m resume={}"), ("train", "hydra.run.dir={}"),
+        ("train", "-m seed=1,2 hydra.sweep.dir={}"), ("train", "paths.logs={}"), ("compare", "{}"), ("trust", "{}"),
+        ("train", "data=folder data.size=28 data.channels=1 data.dir={} hydra.run.dir=HERE"),
+        ("export", "run=RUN format=safetensors file={}"),
+    ],
+)  # fmt: skip
+def test_a_path_that_cannot_be_is_a_line(tmp_path, a_run, command, argument):
+    known = argument.replace("RUN", str(a_run)).replace("HERE", f"{tmp_path}/here")
+    ended = run(tmp_path, command, *known.format(f"{tmp_path}/{'x' * 300}").split())
+    assert ended.code == 2, ended.err
+    assert len(ended.lines()) == 1, ended.err
+    assert "File name too long" in ended.err
+
+
 LONG = "x" * 100
 BYTES = os.fsdecode(b"b\xff")
 ENVIRONMENTS = [

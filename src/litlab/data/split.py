@@ -1,5 +1,6 @@
 """Which labelled pictures a folder holds, and which of them are trained on, held out and tested."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from litlab.data.listing import is_hidden, visible_files
 from litlab.errors import UserError
+from litlab.refusals import is_text
 
 Part = Literal["train", "val", "test"]
 
@@ -77,7 +79,7 @@ class Split:
             names = bytes(state["files"].numpy()).decode(errors="surrogateescape")
             split = cls(tuple(state["class_names"]), tuple(names.split("\0")), state["parts"], state["digests"])
             is_whole = (
-                all(isinstance(name, str) for name in split.class_names)
+                all(isinstance(name, str) and is_text(name) for name in split.class_names)
                 and all(_is_inside(file) for file in split.files)
                 and len(split.labels) == len(split.parts)
                 and (split.parts.ndim, split.parts.dtype) == (1, torch.uint8)
@@ -109,6 +111,10 @@ def class_folders(folder: Path) -> list[str]:
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
     if len(names) < 2:
         raise UserError(f"{folder} needs a sub-folder a class, at least two; it has {names or 'none'}")
+    if odd := [name for name in names if not is_text(name)]:  # pictures, tables and exports show them
+        raise UserError(
+            f"{folder / odd[0]}: the class's name cannot be read as {sys.getfilesystemencoding()}; rename it"
+        )
     if NOT_CLASSES.issuperset(names):
         raise UserError(f"{folder} holds {', '.join(names)}, not classes: put them together, a seed splits them")
     return names

@@ -99,7 +99,12 @@ def label(value: Any) -> str:
     """A setting in few characters."""
     text = f"{value:.4g}" if isinstance(value, float) else _text(value)
     short = text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"
-    return short.replace("$", r"\$")  # which begins a formula
+    return _plain(short)
+
+
+def _plain(text: str) -> str:
+    """A text that Matplotlib draws as it is, where dollars would begin a formula."""
+    return one_line(text).replace("$", r"\$")
 
 
 def _entries(comparison: Comparison) -> list[Entry]:
@@ -126,12 +131,12 @@ def _parameters(comparison: Comparison) -> Figure | None:
         middles = [scale.place(group.entries[0].settings.get(key)) for group in means]
         axes.plot(middles, [group.mean for group in means], "_", color="black", markersize=14)
         scale.mark(axes)
-        axes.set_xlabel(key)
+        axes.set_xlabel(_plain(key))
         axes.ticklabel_format(axis="y", useOffset=False)
         axes.grid(alpha=0.3)
     for axes in panels:  # those that are left over
         axes.set_visible(False)
-    figure.supylabel(comparison.metric)
+    figure.supylabel(_plain(comparison.metric))
     return figure
 
 
@@ -151,9 +156,9 @@ def _parallel(comparison: Comparison) -> Figure | None:
     colours = ScalarMappable(Normalize(values.min(), values.max()), matplotlib.colormaps["viridis"])
     for line, colour in zip(heights.T, colours.to_rgba(values), strict=True):
         axes.plot(range(len(columns)), line, color=colour, alpha=0.7)
-    figure.colorbar(colours, ax=axes, label=one_line(comparison.metric), format="%.4g")
+    figure.colorbar(colours, ax=axes, label=_plain(comparison.metric), format="%.4g")
     # A long key is broken after its dots.
-    axes.set_xticks(range(len(columns)), [key.replace(".", ".\n") for key in columns])
+    axes.set_xticks(range(len(columns)), [_plain(key).replace(".", ".\n") for key in columns])
     axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
     axes.set_xlim(-0.6, len(columns) - 0.9)
     axes.set_yticks([])
@@ -196,7 +201,7 @@ def _curves(comparison: Comparison) -> Figure | None:
                 for epoch, value in _by_epoch(entry.run, comparison.metric).items():
                     points.setdefault(epoch, []).append(value)
         if len(points) > 1 and len(curves) < MOST_CURVES:
-            named = ", ".join(f"{key}={label(value)}" for key, value in group.settings.items())
+            named = ", ".join(f"{_plain(key)}={label(value)}" for key, value in group.settings.items())
             curves[textwrap.fill(named, 90) or "all runs"] = dict(sorted(points.items()))
     if not curves:
         return None
@@ -208,7 +213,7 @@ def _curves(comparison: Comparison) -> Figure | None:
         lowest, highest = [[edge(values) for values in curve.values()] for edge in (min, max)]
         axes.fill_between(list(curve), lowest, highest, color=line.get_color(), alpha=0.15, linewidth=0)
     axes.set_xlabel("epoch")
-    axes.set_ylabel(one_line(comparison.metric))
+    axes.set_ylabel(_plain(comparison.metric))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.ticklabel_format(axis="y", useOffset=False)
     axes.grid(alpha=0.3)
@@ -236,11 +241,11 @@ def _importance(comparison: Comparison) -> Figure | None:
         return None
     figure = Figure(figsize=(7, 1.2 + 0.35 * len(importances)), layout="constrained")
     axes = figure.subplots()
-    bars = axes.barh(list(importances), list(importances.values()))
+    bars = axes.barh(list(map(_plain, importances)), list(importances.values()))
     axes.bar_label(bars, fmt="%.2f", padding=3)
     axes.invert_yaxis()
     axes.margins(x=0.12)
-    axes.set_xlabel(f"importance for {one_line(comparison.metric)} (PED-ANOVA)")
+    axes.set_xlabel(f"importance for {_plain(comparison.metric)} (PED-ANOVA)")
     return figure
 
 

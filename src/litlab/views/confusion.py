@@ -77,8 +77,8 @@ def matrix(counts: Tensor, names: list[str]) -> Figure:
             number = f"{counts[truth, guess]:.0f}"
             axes.text(guess, truth, number, ha="center", va="center", fontsize=8, color="white" if dark else "black")
         rotation = 0 if sum(map(len, names)) < 30 else 90
-        axes.set_xticks(range(len(names)), names, rotation=rotation)
-        axes.set_yticks(range(len(counts)), names[: len(counts)])
+        axes.set_xticks(range(len(names)), names, rotation=rotation, parse_math=False)
+        axes.set_yticks(range(len(counts)), names[: len(counts)], parse_math=False)
         for truth, share in enumerate(shares.diagonal().tolist()):
             axes.text(len(names) - 0.3, truth, f"{share:.1%}", va="center", fontsize=8)
     axes.set_xlabel("guess")

@@ -30,7 +30,8 @@ def tiles(images: Tensor, captions: Sequence[str], title: str, columns: int = CO
     for index, caption in enumerate(captions):
         row, column = divmod(index, columns)
         x = gap + column * (width + gap) + width / 2
-        axes.text(x, gap + row * (height + gap) - 1, caption, ha="center", va="bottom", fontsize=9, linespacing=1.0)
+        y = gap + row * (height + gap) - 1
+        axes.text(x, y, caption, ha="center", va="bottom", fontsize=9, linespacing=1.0, parse_math=False)
     return figure
 
 

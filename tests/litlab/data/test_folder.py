@@ -1,3 +1,4 @@
+import functools
 import io
 import os
 import shutil
@@ -172,6 +173,27 @@ def test_parts_are_no_classes(tmp_path):
         (tmp_path / name / "cats").mkdir(parents=True)
     with pytest.raises(UserError, match="holds test, train, not classes: put them together"):
         set_up(tmp_path)
+
+
+def test_names_of_files_may_be_any_bytes_and_those_of_classes_any_text(pictures, tmp_path):
+    own, folder = tmp_path / "own", tmp_path / "run"
+    for number, name in enumerate(["a\n\x1b[31m", "b $HOME 'q\" $", "数"]):
+        shutil.copytree(pictures / f"digit-{number}", own / name)
+        for file in (own / name).iterdir():
+            file.rename(file.with_name(os.fsdecode(b"\n\xff") + file.name))
+    run = functools.partial(processes.run, tmp_path)
+    network = ("data=folder", f"data.dir={own}", "data.size=28", "data.channels=1", "model.net.num_classes=3")
+    trained = run("train", *SHORT[:-1], *network, "views=[confusion,mistakes]", f"hydra.run.dir={folder}")
+    tested = run("evaluate", f"run={folder}", f"hydra.run.dir={tmp_path}/test")
+    predicted = run("predict", f"run={folder}", f"input={own}", f"show={tmp_path}/drawn.png")
+    exported = run("export", f"run={folder}", "format=safetensors")
+    assert [one.code for one in (trained, tested, predicted, exported)] == [0] * 4, predicted.err
+    assert trained.err + tested.err + exported.err == ""
+    assert predicted.err == f"predict: drawn in {tmp_path}/drawn.png\n"
+    assert "left out" not in trained.out
+    (own / os.fsdecode(b"d\xff")).mkdir()
+    with pytest.raises(UserError, match=r"own/d\\udcff: the class's name cannot be read as utf-8; rename it"):
+        set_up(own)
 
 
 def test_a_class_without_pictures(own_pictures):
