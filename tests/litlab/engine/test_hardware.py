@@ -12,6 +12,7 @@ from torch import nn
 from litlab.commands.train import make_trainer, settings_elsewhere, train
 from litlab.engine import hardware
 from litlab.engine.hardware import best_precision, cores, use_all_cores
+from litlab.engine.metrics import Gathered, Step, Transfer
 from litlab.engine.random_state import preserved_random_state, random_state, set_random_state
 from litlab.errors import UserError
 
@@ -89,6 +90,7 @@ def test_16_bits_are_refused_on_a_cpu(tmp_path, monkeypatch, accelerator):
 
 FAULTS = """
 import resource, torch
+from litlab.engine.metrics import Gathered, Step, Transfer
 from litlab.engine.hardware import keep_memory
 {setting}
 def step():
@@ -135,3 +137,18 @@ def test_the_generator_of_mps_is_kept(monkeypatch):
     states.append(torch.tensor([5, 6], dtype=torch.uint8))
     set_random_state(kept)
     assert states[-1].tolist() == [1, 2]
+
+
+def test_values_are_read_where_no_event_tells_when_they_have_arrived(monkeypatch):
+    asked, move = [], torch.Tensor.to
+
+    def to(tensor, *args, **options):
+        asked.append(options["non_blocking"])
+        return move(tensor, *args, **options)
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    gathered = Gathered({}, {}, ("loss",), torch.ones(1))
+    transfer = Transfer([Step(0, 1, 1, True, 0.1, gathered)], {})
+    assert asked == [False]
+    assert transfer.done()
+    assert [values["loss"] for _, values in transfer.read()] == [1.0]
