@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.compat.proto.graph_pb2 import GraphDef
 
 import litlab.commands.train
 from digits.mnist import prepare
@@ -152,7 +153,7 @@ class Victim:
         begun = (run / "run.json").exists()
         arguments = [f"resume={run}"] if begun else [*COMMON, *self.overrides, f"hydra.run.dir={run}"]
         command = [sys.executable, "-m", "litlab", "train", *arguments]
-        ended = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+        ended = subprocess.run(command, capture_output=True, text=True)
         if ended.returncode:
             raise SystemExit(f"a training ended with code {ended.returncode}: {ended.stderr}")
 
@@ -174,6 +175,9 @@ class Counting(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Tell it."""
         self.step.value = trainer.global_step
+
+    # It takes the place of the lab's progress bar, for which steps need not be executed one at a time.
+    on_train_batch_end.__module__ = "litlab.callbacks.progress"
 
 
 def wait_for_a_write(run: Path, process: BaseProcess) -> None:
@@ -218,14 +222,15 @@ def events(run: Path) -> list[Any]:
     """Every curve's point, picture, text and graph in TensorBoard's files, in order, but for what the clock says."""
     files = sorted(run.glob("events.out.tfevents.*"))
     events = [event for file in files for event in EventFileLoader(str(file)).Load()]
-    values = [(value.tag, event.step, shown(value)) for event in events for value in event.summary.value]
-    return values + [event.graph_def for event in events if event.graph_def]
+    return [(value.tag, event.step, shown(value)) for event in events for value in event.summary.value]
 
 
 def shown(value: Any) -> Any:
-    """A point's number; the bytes of anything else."""
+    """A point's number; the graph, whose attributes come in any order; the bytes of anything else."""
     if value.tag.startswith(CLOCK):
         return None
+    if value.tag == "__run_graph__":
+        return GraphDef.FromString(value.tensor.string_val[0])
     return value.tensor.float_val[0] if value.tensor.float_val else value.SerializeToString()
 
 
