@@ -62,6 +62,8 @@ CHANNELS = {
     "full": lead_to(1, full),
     "not read": lead_to(1, no_reader),
     "errors not read": lead_to(2, no_reader),
+    "errors closed": closed(2),
+    "no input": closed(0),
 }
 
 
@@ -99,6 +101,7 @@ SEVEN = f"input={ROOT}/docs/seven.png"
         ("closed", ["compare", "RUN"], 2, "standard output cannot be written: it is closed"),
         ("closed", ["predict", "run=RUN", SEVEN], 2, "standard output cannot be written: it is closed"),
         ("all closed", ["predict", "run=RUN", "input=-"], 2, ""),
+        ("no input", ["predict", "run=RUN", "input=-"], 2, "-: is empty"),
         ("all closed", ["compare", "nowhere"], 2, ""),
     ],
 )

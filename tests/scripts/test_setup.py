@@ -210,6 +210,18 @@ with (here / "log").open("a") as log:
 """
 
 
+def test_a_read_only_clone_is_told_in_a_line(project):
+    try:
+        for options in (["--bind"], ["-o", "remount,bind,ro"]):
+            done = subprocess.run(["mount", *options, project, project], capture_output=True, text=True)
+            if done.returncode:
+                pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+        ended = outcome(start(project))
+    finally:
+        subprocess.run(["umount", "--lazy", project], check=False, capture_output=True)
+    assert ended == (1, "", f"{project}/.venv.lock cannot be used: Read-only file system\n")
+
+
 def test_pip_keeps_the_lock_if_the_set_up_alone_is_killed(project):
     pip = project / "stub" / "pip"
     pip.mkdir(parents=True)

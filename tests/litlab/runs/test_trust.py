@@ -1,5 +1,6 @@
 """What this user has made may build anything; what somebody else has made does nothing but what it is asked for."""
 
+import io
 import os
 import shutil
 import stat
@@ -249,6 +250,17 @@ def test_trust_shows_what_would_be_done_and_marks_it(theirs, tmp_path):
     assert run(tmp_path, "trust", folder).out == f"{folder} is marked as yours already\n"
     done = run(tmp_path, "train", *longer)
     assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("", 2), ("no", 2)])
+def test_trust_asks_who_sits_at_a_terminal(theirs, tmp_path, answer, code):
+    folder = shutil.copytree(theirs, tmp_path / "run")
+    typed = io.StringIO(f"{answer}\n")
+    typed.isatty = lambda: True
+    ended = run(tmp_path, "trust", folder, prepare=lambda: setattr(sys, "stdin", typed))
+    assert ended.code == code
+    assert "Mark it as yours? [y/N]" in ended.out
+    assert trust.is_marked(folder / "config.yaml") == (code == 0)
 
 
 def test_ones_own_run_may_build_anything(tmp_path):
