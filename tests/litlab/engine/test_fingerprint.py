@@ -82,6 +82,20 @@ def test_gradients_that_are_accumulated_from_an_epoch_on_are_left_to_lightning(t
     assert torch.equal(tried.weights(), expected.weights())
 
 
+def test_groups_of_weights_may_be_empty_and_come_and_go(tmp_path, tape, eager):
+    class Grouped(Classifier):
+        def configure_optimizers(self):
+            return torch.optim.AdamW([{"params": []}, {"params": self.parameters()}], fused=True)
+
+    def trained(train, **options):
+        change = AfterEpoch(lambda trainer, module: trainer.optimizers[0].param_groups.pop(0))
+        return train(tmp_path, *PLAIN, module_class=Grouped, callbacks=[change], **options)
+
+    own = trained(fit, steps=7)
+    assert graphs(own).replayed > 0
+    assert torch.equal(own.weights(), trained(eager).weights())
+
+
 def test_a_layer_that_is_unfrozen_is_trained(tmp_path, tape, eager):
     class Frozen(Classifier):
         def configure_optimizers(self):

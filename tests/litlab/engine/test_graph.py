@@ -190,6 +190,7 @@ def test_without_memory_for_a_step_beside_the_graph_it_is_given_up(tmp_path, tap
 
     class Full(Regularized):
         def training_step(self, batch, batch_idx):
+            batch[0].mul_(0.5)
             loss = super().training_step(batch, batch_idx)
             fills(self, batch, batch_idx)
             return loss

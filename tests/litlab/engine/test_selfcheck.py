@@ -80,6 +80,22 @@ def test_a_graph_that_is_wrong_never_touches_the_training(
     assert tried.curves.points == expected.curves.points
 
 
+def test_a_step_that_writes_to_its_batch_is_repeated_with_the_same(tmp_path, tape, eager, caplog, monkeypatch):
+    class InPlace(Classifier):
+        def training_step(self, batch, batch_idx):
+            batch[0].mul_(0.5)
+            return super().training_step(batch, batch_idx)
+
+    monkeypatch.setattr("litlab.engine.graphs.optimization.CudaGraph", LeavesOut)
+    expected = eager(tmp_path, *PLAIN, module_class=InPlace)
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        tried = fit(tmp_path, *PLAIN, module_class=InPlace, steps=7)
+    (message,) = said(caplog)
+    assert message.startswith("no CUDA graph: it would do something else than step 3: the change of the weights is ")
+    assert torch.equal(tried.weights(), expected.weights())
+
+
 @pytest.mark.parametrize(("wrong_from", "good", "found"), [(3, 4, 6), (5, 6, 10)])
 def test_a_graph_that_becomes_wrong_is_told_with_the_steps_that_it_may_have_spoilt(
     tmp_path, tape, caplog, monkeypatch, wrong_from, good, found

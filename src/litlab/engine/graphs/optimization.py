@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from litlab.engine.graphs.captured import CapturedStep, Results, Signature, batch_obstacle, signature
 from litlab.engine.graphs.cuda import CudaGraph
@@ -190,7 +191,7 @@ class GraphedOptimization(DirectOptimization):
             self._tell("no CUDA graph for batches of another shape than the captured one")
         if self._misfits < MISFITS:
             step = super().step
-            return self._with_memory(lambda _: step(optimizer, kwargs), optimizer, kwargs)
+            return self._with_memory(lambda _: step(optimizer, _with_own_batch(kwargs)), optimizer, kwargs)
         self._captures += 1
         self._release()
         if self._captures == CAPTURES:
@@ -213,7 +214,7 @@ class GraphedOptimization(DirectOptimization):
         verdict = check(
             before,
             replay=lambda: captured.replay(parts),
-            step=lambda: self._watched(captured.graph, optimizer, kwargs),
+            step=lambda: self._watched(captured.graph, optimizer, _with_own_batch(kwargs)),
             tolerance=Tolerance.of(str(self.trainer.precision)),
             batch_size=self.trainer.fit_loop.epoch_loop.batch_size,
         )
@@ -271,6 +272,11 @@ class GraphedOptimization(DirectOptimization):
         if message not in self._told:
             self._told.add(message)
             log.log(level, message)
+
+
+def _with_own_batch(kwargs: Batch) -> Batch:
+    """Return the arguments with a copy of the batch, so that a step that writes to its batch can be done again."""
+    return kwargs | {"batch": tree_map_only(Tensor, Tensor.clone, kwargs["batch"])}
 
 
 def _first(error: BaseException) -> BaseException:

@@ -18,6 +18,7 @@ class DeviceRates:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
+        self._device = next(weight.device for group in optimizer.param_groups for weight in group["params"])
         self._rates: list[Tensor] = []
         self._numbers: list[float] = []
         self._state: Any = None
@@ -38,7 +39,7 @@ class DeviceRates:
         kept: list[dict[str, Any]] = [
             {key: group[key] for key in ("lr", "capturable") if key in group} for group in groups
         ]
-        for group, rate in zip(groups, self._rates, strict=True):
+        for group, rate in zip(groups, self._rates, strict=False):
             group["lr"] = rate
             if "capturable" in group:
                 group["capturable"] = True
@@ -51,8 +52,8 @@ class DeviceRates:
     def _update(self) -> None:
         """Bring new rates, and what was computed or restored elsewhere, to the device."""
         groups = self.optimizer.param_groups
-        for group in groups[len(self._rates) :]:
-            self._rates.append(torch.zeros((), device=group["params"][0].device))
+        for _ in groups[len(self._rates) :]:
+            self._rates.append(torch.zeros((), device=self._device))
             self._numbers.append(0.0)
         for index, group in enumerate(groups):
             number = float(group["lr"])
