@@ -126,7 +126,7 @@ class MNISTDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Bytes to numbers, on the device that computes: images are kept and moved as bytes."""
         images, labels = batch
-        pixels = images.float().div(255)
+        pixels = images / 255
         return ((pixels - MEAN) / STD if self.normalize else pixels), labels
 
 

@@ -160,7 +160,7 @@ class FolderDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Bytes to numbers, on the device that computes: images are kept and moved as bytes."""
         images, labels = batch
-        return images.float().div(255), labels
+        return images / 255, labels
 
     def state_dict(self) -> dict[str, Any]:
         """The classes, the pictures and their split, which belong to the run."""

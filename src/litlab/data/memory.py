@@ -1,11 +1,17 @@
 """Batches of a dataset that is kept in memory as tensors."""
 
 from collections.abc import Iterator
+from itertools import islice
 
+import torch
 from torch import Tensor
 
 from litlab.data.order import EpochSampler, Resumable
 from litlab.errors import UserError
+
+
+AT_ONCE = 2**20
+"""Bytes that are gathered at once: one operation for several small batches is faster than one for each."""
 
 
 class InMemoryLoader(Resumable):
@@ -41,5 +47,9 @@ class InMemoryLoader(Resumable):
     def _rest(self) -> Iterator[tuple[Tensor, ...]]:
         order = self.sampler.order()
         examples = (order if self.indices is None else self.indices[order]).to(self.tensors[0].device)
-        for share in self.sampler.shares(examples):
-            yield tuple(tensor[share] for tensor in self.tensors)
+        shares = self.sampler.shares(examples)
+        bytes_each = sum(tensor[:1].nbytes for tensor in self.tensors)
+        batches_at_once = max(1, AT_ONCE // max(1, bytes_each * self.sampler.batch_size))
+        while several := list(islice(shares, batches_at_once)):
+            chosen, sizes = torch.cat(several), [len(share) for share in several]
+            yield from zip(*(tensor[chosen].split(sizes) for tensor in self.tensors), strict=True)

@@ -175,10 +175,12 @@ class GraphedOptimization(DirectOptimization):
             return super().step(optimizer, kwargs)
         graph, self._graph = self._graph or CudaGraph(), None
         step = super().step
+        captured = None
         try:
             captured = CapturedStep(graph, kwargs["batch"], lambda own: step(optimizer, kwargs | {"batch": own}))
         except Exception as error:
             self._give_up(f"the step cannot be captured: {str(_first(error)).partition(chr(10))[0]}")
+        if captured is None:  # not in the block above, where the error keeps the autograd graph of the failed capture
             return step(optimizer, kwargs)
         captured.fingerprint, captured.constants = Fingerprint.of(self.trainer, optimizer), self._constants
         self.captured, self._misfits = captured, 0

@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch import Trainer
 from torch.optim import Optimizer
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from litlab.engine.graphs.cuda import CudaGraph
 from litlab.engine.graphs.fingerprint import Fingerprint
@@ -119,10 +118,16 @@ class _NotingIndex(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        for value in tree_leaves((args, kwargs)):
-            if isinstance(value, WatchedIndex):
-                value.note("batch_idx")
+        for value in (*args, *(kwargs or {}).values()):
+            self._look_at(value)
         return func(*args, **(kwargs or {}))
+
+    def _look_at(self, value: Any) -> None:
+        if isinstance(value, WatchedIndex):
+            value.note("batch_idx")
+        elif isinstance(value, (tuple, list)):
+            for part in value:
+                self._look_at(part)
 
 
 def _host_generators(graph: CudaGraph) -> dict[str, Any]:
