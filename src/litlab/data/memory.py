@@ -9,7 +9,6 @@ from torch import Tensor
 from litlab.data.order import EpochSampler, Resumable
 from litlab.errors import UserError
 
-
 AT_ONCE = 2**20
 """Bytes that are gathered at once: one operation for several small batches is faster than one for each."""
 

@@ -149,7 +149,8 @@ def test_on_a_gpu_a_batch_is_dropped_within_the_graph(tmp_path, steps):
 
     threshold = 7_000.0  # of the batches some are brighter
     gpu = [setting for setting in TWO_EPOCHS if "accelerator" not in setting]
-    settings = [*gpu, "trainer.accelerator=gpu", "augment=none", "callbacks=none", "data.batch_size=64", "trainer.on_nan=skip"]
+    gpu += ["trainer.accelerator=gpu", "augment=none", "callbacks=none"]
+    settings = [*gpu, "data.batch_size=64", "trainer.on_nan=skip"]
     ours = fit(tmp_path, *settings, steps=steps, module_class=OnDevice)
     assert ours.weights().isfinite().all()
     assert ours.module.norm.running_var.isfinite().all()
