@@ -1,5 +1,7 @@
+import gc
 import json
 import logging
+import weakref
 
 import pytest
 import torch
@@ -105,6 +107,27 @@ def test_a_step_that_cannot_be_captured_is_done_without(tmp_path, tape, eager, c
     tried.trainer.fit_loop.max_epochs = 3
     tried.trainer.fit(tried.module, datamodule=tried.trainer.datamodule)
     assert tried.trainer.global_step == 30
+
+
+def test_nothing_keeps_the_autograd_graph_of_a_capture_that_has_failed(tmp_path, tape):
+    kept, alive = [], []
+
+    class Invisible(Classifier):
+        def training_step(self, batch, batch_idx):
+            alive.extend(loss() is not None for loss in kept)
+            kept.clear()
+            loss = super().training_step(batch, batch_idx)
+            if isinstance(_get_current_dispatch_mode(), Tape):
+                kept.append(weakref.ref(loss))
+                loss.item()
+            return loss
+
+    gc.disable()
+    try:
+        fit(tmp_path, *TEN, module_class=Invisible, steps=7)
+    finally:
+        gc.enable()
+    assert alive == [False]
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")  # only the first training makes them

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from traceback import clear_frames
 from typing import Any
 
 import torch
@@ -175,12 +176,12 @@ class GraphedOptimization(DirectOptimization):
             return super().step(optimizer, kwargs)
         graph, self._graph = self._graph or CudaGraph(), None
         step = super().step
-        captured = None
         try:
             captured = CapturedStep(graph, kwargs["batch"], lambda own: step(optimizer, kwargs | {"batch": own}))
         except Exception as error:
-            self._give_up(f"the step cannot be captured: {str(_first(error)).partition(chr(10))[0]}")
-        if captured is None:  # not in the block above, where the error keeps the autograd graph of the failed capture
+            first = _first(error)
+            self._give_up(f"the step cannot be captured: {str(first).partition(chr(10))[0]}")
+            clear_frames(first.__traceback__)  # they keep the loss, and it the capture's stream in the autograd graph
             return step(optimizer, kwargs)
         captured.fingerprint, captured.constants = Fingerprint.of(self.trainer, optimizer), self._constants
         self.captured, self._misfits = captured, 0
