@@ -41,14 +41,14 @@ from torchvision.transforms import ToTensor
 
 from digits.convnet import ConvNet
 from digits.mnist import decoded, prepare
-from litlab import schema
-from litlab.commands import train as commands_train
-from litlab.commands.train import train
-from litlab.config import check, run_config
+from litlab.config import schema
+from litlab.config.compose import check, run_config
+from litlab.distributed.hardware import cores, has_bf16_instructions, use_all_cores
 from litlab.engine.graphs.cuda import CudaGraph
 from litlab.engine.graphs.optimization import WARM_UP
-from litlab.engine.hardware import cores, has_bf16_instructions, use_all_cores
 from litlab.project import CONFIGS
+from litlab.training import train as commands_train
+from litlab.training.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"

@@ -32,11 +32,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-import litlab.commands.train
+import litlab.training.train
 from digits.mnist import prepare
-from litlab import cli, schema
-from litlab.commands.compare import compare
-from litlab.runs.files import write_text
+from litlab import cli
+from litlab.comparison.compare import compare
+from litlab.config import schema
+from litlab.files import write_text
 from litlab.runs.run import Record, Run
 from litlab.sweeps.outcome import Outcome
 from litlab.sweeps.plan import Base, Plan
@@ -292,7 +293,7 @@ def train(
         if threads == 1:
             os.environ["OMP_NUM_THREADS"] = "1"
         if instead:
-            litlab.commands.train.train = instead  # type: ignore[assignment]
+            litlab.training.train.train = instead  # type: ignore[assignment]
         sys.argv = ["train", "-m", *overrides, f"hydra.sweep.dir='{sweep}'", f"data.dir={ROOT / 'data'}", "trainer=cpu"]
         with Path(os.devnull).open("w") as nothing:
             os.dup2(nothing.fileno(), sys.stdout.fileno())

@@ -32,10 +32,10 @@ from rich.table import Table
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
-import litlab.commands.train
+import litlab.training.train
 from digits.mnist import prepare
-from litlab import schema
-from litlab.config import check, run_config, write_config
+from litlab.config import schema
+from litlab.config.compose import check, run_config, write_config
 from litlab.project import CONFIGS
 from litlab.runs.checkpoint import read
 from litlab.runs.run import Run
@@ -162,8 +162,8 @@ def train(config: schema.Train, run: Path, step: Any) -> None:
     """Train in the folder `run`, or go on there."""
     with Path(f"{run}.log").open("a") as log:
         sys.stderr = sys.stdout = log
-        litlab.commands.train.progress = lambda: Counting(step)  # type: ignore[attr-defined]
-        litlab.commands.train.train(config, run, resuming=(run / "run.json").exists())
+        litlab.training.train.progress = lambda: Counting(step)  # type: ignore[attr-defined]
+        litlab.training.train.train(config, run, resuming=(run / "run.json").exists())
 
 
 class Counting(Callback):

@@ -14,8 +14,8 @@ from hydra import initialize_config_dir
 from omegaconf import DictConfig
 
 from digits.mnist import MNISTDataModule, decoded, prepare
-from litlab import schema
-from litlab.config import check, run_config
+from litlab.config import schema
+from litlab.config.compose import check, run_config
 from litlab.project import CONFIGS
 
 # Two tests run at a time, mostly waiting for imports; with a thread each they do not get into each other's way.

@@ -9,7 +9,7 @@ from pathlib import Path
 from conftest import SHORT
 from processes import Process, run
 
-from litlab.commands.compare import compare
+from litlab.comparison.compare import compare
 
 
 def sweep_arguments(folder, *arguments):

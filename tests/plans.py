@@ -5,8 +5,8 @@ from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from litlab import schema
-from litlab.config import check
+from litlab.config import schema
+from litlab.config.compose import check
 from litlab.project import CONFIGS
 from litlab.sweeps.plan import Plan
 

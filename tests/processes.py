@@ -14,11 +14,10 @@ import torch
 from conftest import ROOT
 from lightning.pytorch import Callback
 
-import litlab.commands.train
-import litlab.processes
+import litlab.distributed.processes
+import litlab.training.train
 from digits.mnist import MNISTDataModule
-from litlab import cli
-from litlab.runs import files
+from litlab import cli, files
 
 FORK = multiprocessing.get_context("fork")
 
@@ -82,18 +81,18 @@ def run(folder, command, *arguments, prepare=lambda: None):
 
 def forking_others():
     """Let the processes that train along be forked, too."""
-    litlab.processes.nursery = lambda: FORK
+    litlab.distributed.processes.nursery = lambda: FORK
 
 
 def in_doubles():
     """Let all be computed with 16 digits, so that two ways to add up are the same but for the last ones."""
-    build, touch = litlab.commands.train.build_module, MNISTDataModule.on_after_batch_transfer
+    build, touch = litlab.training.train.build_module, MNISTDataModule.on_after_batch_transfer
 
     def doubled(*arguments):
         images, labels = touch(*arguments)
         return images.double(), labels
 
-    litlab.commands.train.build_module = lambda config: build(config).double()
+    litlab.training.train.build_module = lambda config: build(config).double()
     MNISTDataModule.on_after_batch_transfer = doubled
 
 
@@ -132,7 +131,7 @@ def at(hook, call=1, action=kill_itself):
     """What prepares a process for that."""
 
     def prepare():
-        litlab.commands.train.progress = lambda: At(hook, call, action)
+        litlab.training.train.progress = lambda: At(hook, call, action)
 
     return prepare
 

@@ -25,7 +25,7 @@ from litlab.data.memory import InMemoryLoader
 from litlab.data.order import EpochSampler
 from litlab.data.workers import WorkersLoader
 from litlab.errors import UserError
-from litlab.runs.files import replacing
+from litlab.files import replacing
 
 # Mean and standard deviation of the 60,000 training images' pixels, in [0, 1]; tests/digits computes them again.
 MEAN, STD = 0.1307, 0.3081

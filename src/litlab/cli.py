@@ -7,21 +7,22 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from litlab import processes, schema
-from litlab.arguments import given, of_compare, of_folders, of_predict, of_train
-from litlab.command import ending, start
-from litlab.components import build
-from litlab.config import check, config_text, load, load_trained, run_config, write_config
+from litlab.commands.command import ending, start
+from litlab.config import schema
+from litlab.config.command_line import given, of_compare, of_folders, of_predict, of_train
+from litlab.config.components import build
+from litlab.config.compose import check, config_text, load, load_trained, run_config, write_config
+from litlab.config.trust import require_mine
 from litlab.console import open_channels, require_written, say
+from litlab.distributed import processes
+from litlab.distributed.signals import Interrupted, stop
 from litlab.errors import TrainingError, UserError
-from litlab.interruption import Interrupted, stop
+from litlab.files import read_text, write_text
 from litlab.job_log import keeping_error
-from litlab.resume import resumed
-from litlab.runs.files import read_text, write_text
 from litlab.runs.last import newest_run, remember
 from litlab.runs.links import refuse_traps
+from litlab.runs.resume import resumed
 from litlab.runs.run import Run, refuse_taken
-from litlab.runs.trust import require_mine
 from litlab.sweeps.job import Job
 from litlab.sweeps.launchers.basic import Basic
 
@@ -41,8 +42,8 @@ def train() -> None:
 def _follow() -> None:
     """Train along with the process that torchrun or srun has started as the first, whose command line counts."""
     with stop.listening():
-        from litlab.commands.train import follow
-        from litlab.engine.group import follow_given
+        from litlab.distributed.group import follow_given
+        from litlab.training.train import follow
 
         try:
             follow_given(follow)
@@ -117,7 +118,7 @@ def _train(composed: DictConfig) -> None:
         return
     if settings.trainer.devices not in (1, -1):
         processes.nursery()  # imports torch, too, while this process does
-    from litlab.commands.train import train as train_function
+    from litlab.training.train import train as train_function
 
     with keeping_error():
         train_function(settings, folder, overrides, resuming=changed is not None, changed=changed)
@@ -129,7 +130,7 @@ def _evaluate(composed: DictConfig) -> None:
     if config.data.dir is not None:
         trained = _with_data_in(trained, config.data.dir)
     folder = _job_folder(composed)
-    from litlab.commands.evaluate import evaluate as evaluate_function
+    from litlab.inference.evaluate import evaluate as evaluate_function
 
     accelerator = config.accelerator or trained.trainer.accelerator
     evaluate_function(trained, checkpoint, accelerator, run.record.precision, folder)
@@ -147,7 +148,7 @@ def _reproduce(composed: DictConfig) -> None:
     run.best_checkpoint()  # which may be gone
     folder = _job_folder(composed)
     write_text(folder / "config.yaml", read_text(run.folder / "config.yaml"))  # it is a training, and can be resumed
-    from litlab.commands.reproduce import reproduce as reproduce_function
+    from litlab.training.reproduce import reproduce as reproduce_function
 
     if not reproduce_function(run, trained, folder):
         sys.exit(1)
@@ -155,8 +156,8 @@ def _reproduce(composed: DictConfig) -> None:
 
 def _compare(composed: DictConfig) -> None:
     config = check(composed, schema.Compare)
-    from litlab.commands.compare import compare as compare_function
-    from litlab.commands.compare import report
+    from litlab.comparison.compare import compare as compare_function
+    from litlab.comparison.compare import report
 
     folders = [Path(folder).expanduser() for folder in config.folders]
     comparison = compare_function(folders, config.metric, config.mode, config.where)
@@ -170,8 +171,8 @@ def _predict(composed: DictConfig) -> None:
     from litlab.data.pictures import find
 
     pictures = find(config.input)
-    from litlab.commands.predict import predict as predict_function
-    from litlab.commands.predict import report
+    from litlab.inference.predict import predict as predict_function
+    from litlab.inference.predict import report
 
     accelerator = config.accelerator or trained.trainer.accelerator
     predictions = predict_function(trained, checkpoint, accelerator, run.record.precision, pictures)
@@ -188,7 +189,7 @@ def _export(composed: DictConfig) -> None:
         raise UserError(f"format={config.format}: takes {', '.join(missing)}; pip install -e '.[export]' brings all")
     if config.file is None:
         refuse_traps(run.folder, f"run={config.run}")
-    from litlab.commands.export import export as export_function
+    from litlab.inference.export import export as export_function
 
     export_function(run, trained, checkpoint, config.format, Path(config.file).expanduser() if config.file else None)
 

@@ -17,7 +17,7 @@ from pathlib import PurePath
 from typing import Any, TextIO, cast
 
 from litlab.errors import UserError
-from litlab.refusals import visible
+from litlab.messages import visible
 
 LAYOUT = "\n\t"
 """Control characters that a text of several lines may have."""

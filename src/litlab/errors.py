@@ -1,6 +1,6 @@
 """How a command ends that does not end well."""
 
-from litlab.refusals import visible
+from litlab.messages import visible
 
 
 class UserError(Exception):

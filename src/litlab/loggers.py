@@ -16,7 +16,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import SummaryWriter
 
-from litlab.runs.files import replacing, sync_all
+from litlab.files import replacing, sync_all
 
 EVENT_FILE = re.compile(r"events\.out\.tfevents\.(\d+)\.(.*)")
 

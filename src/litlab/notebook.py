@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from litlab.distributed.signals import stop
 from litlab.errors import UserError
-from litlab.interruption import stop
-from litlab.runs.files import new_folder
+from litlab.files import new_folder
 from litlab.runs.run import Run
 
 FOR_THE_COMMAND = ("resume", "sweep", "launcher", "hydra")
@@ -38,9 +38,9 @@ def train(*overrides: str) -> Run:
         TrainingError: the loss became infinite or no number.
         Interrupted: a signal asked to stop; the run can be resumed.
     """
-    from litlab import schema
-    from litlab.arguments import given
-    from litlab.config import check, compose, run_config, write_config
+    from litlab.config import schema
+    from litlab.config.command_line import given
+    from litlab.config.compose import check, compose, run_config, write_config
 
     composed = compose("train", overrides)
     check(composed, schema.TrainCommand)
@@ -49,7 +49,7 @@ def train(*overrides: str) -> Run:
         raise UserError(f"{text}: is for the command `train` alone; leave it out")
     own = run_config(composed)
     config = check(own, schema.Train)
-    from litlab.commands.train import train as train_function
+    from litlab.training.train import train as train_function
 
     folder = Path(new_folder(f"{config.paths.logs}/train/runs"))
     write_config(folder, own)

@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 from digits.picture import mnist_form
-from litlab import schema
-from litlab.commands.predict import as_batch
-from litlab.commands.train import restored
-from litlab.config import load
+from litlab.config import schema
+from litlab.config.compose import load
 from litlab.data.pictures import read
 from litlab.errors import UserError
+from litlab.inference.predict import as_batch
+from litlab.training.train import restored
 
 SIZE, DIGIT, COUNT = 400, 224, 100
 ROWS, COLUMNS = np.mgrid[0:SIZE, 0:SIZE] / SIZE

@@ -9,8 +9,8 @@ from test_convnet import TutorialNet
 from torch import nn
 from torchvision.datasets import MNIST
 
-from litlab.commands.train import train
 from litlab.data.order import EpochSampler
+from litlab.training.train import train
 
 STEPS = 120
 

@@ -14,10 +14,10 @@ from conftest import ROOT, SHORT
 from PIL import Image
 from processes import run
 
-from litlab import processes
 from litlab.console import Channel, LogFormatter, csv_text
+from litlab.distributed import processes
 from litlab.errors import StorageError, UserError
-from litlab.refusals import visible
+from litlab.messages import visible
 
 HOSTILE = "a\x1b[31mb\r\x85\u2028\u202e\udcff\nforged: line"
 SHOWN = r"a\x1b[31mb\r\x85\u2028\u202e\udcff\nforged: line"

@@ -12,8 +12,8 @@ from conftest import SHORT
 from processes import FORK, Process, at, contents, run
 
 from litlab.errors import UserError
+from litlab.files import new_folder
 from litlab.runs.checkpoint import read
-from litlab.runs.files import new_folder
 from litlab.runs.run import Run
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")

@@ -12,10 +12,10 @@ from conftest import ROOT, SHORT
 from faults import FAULTS, failing
 from processes import contents, run
 
+from litlab.config.trust import is_marked
+from litlab.files import write_text
 from litlab.runs.checkpoint import read
-from litlab.runs.files import write_text
 from litlab.runs.run import Run
-from litlab.runs.trust import is_marked
 from litlab.runs.writing import WholeFiles
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")

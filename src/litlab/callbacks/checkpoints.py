@@ -12,14 +12,14 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from litlab import schema
 from litlab.callbacks.averaging import Weights, copied, exchanges_weights, has_parameters, replacing_classes
-from litlab.engine.group import from_first, is_first, place, share_signals
+from litlab.config import schema
+from litlab.distributed.group import from_first, is_first, place, share_signals
+from litlab.distributed.signals import stop
 from litlab.engine.metrics import StepMetrics
 from litlab.engine.restored import require_fitting_loops, require_fitting_optimizers, require_fitting_state
 from litlab.engine.schedule import rebuild_schedules, steps_of
 from litlab.errors import TrainingError, UserError
-from litlab.interruption import stop
 from litlab.runs.checkpoint import read
 from litlab.runs.run import CheckpointName, Metrics, Run, Validation, current_name
 from litlab.runs.writing import WholeFiles

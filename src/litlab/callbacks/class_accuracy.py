@@ -7,7 +7,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from litlab.callbacks.predictions import Predicted, PredictionView, class_names
-from litlab.engine.group import from_all
+from litlab.distributed.group import from_all
 from litlab.runs.run import Run
 
 MOST_CURVES = 100

@@ -18,7 +18,7 @@ from litlab.data.order import Resumable
 from litlab.engine.first_calls import FirstCalls
 from litlab.engine.misfits import Fit, class_problem
 from litlab.errors import UserError
-from litlab.refusals import first_lines
+from litlab.messages import first_lines
 
 
 class FirstBatch(Callback):

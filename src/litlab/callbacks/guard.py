@@ -12,10 +12,10 @@ import torch
 from lightning.pytorch import Callback
 from torch import nn
 
-from litlab.engine.group import from_all, place
+from litlab.distributed.group import from_all, place
 from litlab.engine.random_state import preserved_random_state
 from litlab.errors import ProcessLost
-from litlab.refusals import first_lines
+from litlab.messages import first_lines
 from litlab.runs.storage_faults import STORAGE_FAULTS
 
 log = logging.getLogger(__name__)

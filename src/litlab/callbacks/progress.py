@@ -7,8 +7,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
-from litlab import debugger
 from litlab.callbacks.throughput import Throughput
+from litlab.distributed import debugger
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from litlab.engine.group import from_first
+from litlab.distributed.group import from_first
 from litlab.errors import Pruned, UserError
 from litlab.runs.run import Run
 

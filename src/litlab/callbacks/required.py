@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from litlab import schema
+from litlab.config import schema
 from litlab.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from litlab.config.trust import is_mine, marked, settings_as_written
 from litlab.console import say
 from litlab.errors import UserError
-from litlab.refusals import one_line
-from litlab.runs.files import LARGEST_PLAN, read_text, write_text
-from litlab.runs.trust import is_mine, marked, settings_as_written
+from litlab.files import LARGEST_PLAN, read_text, write_text
+from litlab.messages import one_line
 
 MOST_SHOWN = 60
 """Lines about one file."""

@@ -17,7 +17,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from litlab.data.pictures import read
 from litlab.data.ranges import UnknownRangeError
-from litlab.engine.hardware import cores
+from litlab.distributed.hardware import cores
 from litlab.errors import UserError
 
 AT_ONCE = 256

@@ -27,7 +27,7 @@ class FolderDataModule(LightningDataModule):
     whatever the folder holds by then.
 
     Batches are images (N, channels, size, size), float32 in [0, 1], and labels (N,), int64. All pictures are decoded
-    once and kept on the device. What each setting does, and its unit, stands in `litlab.schema`.
+    once and kept on the device. What each setting does, and its unit, stands in `litlab.config.schema`.
     """
 
     def __init__(

@@ -51,4 +51,4 @@ class InMemoryLoader(Resumable):
         batches_at_once = max(1, AT_ONCE // max(1, bytes_each * self.sampler.batch_size))
         while several := list(islice(shares, batches_at_once)):
             chosen, sizes = torch.cat(several), [len(share) for share in several]
-            yield from zip(*(tensor[chosen].split(sizes) for tensor in self.tensors), strict=True)
+            yield from zip(*(torch.split(tensor[chosen], sizes) for tensor in self.tensors), strict=True)

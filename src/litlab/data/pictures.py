@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 from litlab.data.listing import is_hidden, visible_files
 from litlab.data.ranges import in_bytes, is_deep, refuse_lost_digits
 from litlab.errors import UserError
-from litlab.refusals import first_lines
+from litlab.messages import first_lines
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 """What is read; of others that Pillow knows, some start programs."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from litlab.data.listing import is_hidden, visible_files
 from litlab.errors import UserError
-from litlab.refusals import is_text
+from litlab.messages import is_text
 
 Part = Literal["train", "val", "test"]
 

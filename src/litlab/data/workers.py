@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from litlab.data.order import EpochSampler, Resumable
-from litlab.interruption import stop
+from litlab.distributed.signals import stop
 
 
 class WorkersLoader(Resumable, DataLoader[Any]):

@@ -21,7 +21,7 @@ from litlab.engine.misfits import (
     target_problem,
 )
 from litlab.errors import UserError
-from litlab.refusals import first_lines
+from litlab.messages import first_lines
 
 CLASS_LOSSES = (functional.cross_entropy, functional.nll_loss)
 """Losses that take scores (N, classes, …) and class numbers (N, …)."""

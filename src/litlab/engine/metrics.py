@@ -17,7 +17,7 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, distributed
 from torchmetrics import Metric
 
-from litlab.engine import group
+from litlab.distributed import group
 from litlab.errors import TrainingError, UserError
 
 log = logging.getLogger(__name__)

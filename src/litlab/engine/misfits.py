@@ -11,7 +11,7 @@ from torch.nn import functional
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_leaves
 
-from litlab.refusals import as_override
+from litlab.messages import as_override
 
 BINARY_LOSSES = (functional.binary_cross_entropy, functional.binary_cross_entropy_with_logits)
 """Losses that take targets of the predictions' shape, in floating point."""

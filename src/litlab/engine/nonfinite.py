@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, distributed
 from torch.optim import Optimizer
 
-from litlab.engine.group import noticing_loss, place
+from litlab.distributed.group import noticing_loss, place
 
 
 class Dropping:

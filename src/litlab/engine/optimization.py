@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from litlab.engine.group import place
+from litlab.distributed.group import place
 from litlab.engine.metrics import Gathered, Step, StepMetrics
 from litlab.engine.nonfinite import Dropping
 from litlab.errors import UserError

@@ -11,8 +11,8 @@ from lightning.pytorch.core.optimizer import _init_optimizers_and_lr_schedulers
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 
-from litlab import schema
-from litlab.components import build, import_target, parameters
+from litlab.config import schema
+from litlab.config.components import build, import_target, parameters
 from litlab.errors import UserError
 
 PER_STEP = (OneCycleLR, CyclicLR)

@@ -25,15 +25,15 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 
 from litlab.data.order import Resumable
+from litlab.distributed.group import from_all, place, share_signals
+from litlab.distributed.signals import stop
 from litlab.engine.epochs import Checkpoints, EpochsLoop
 from litlab.engine.graphs.optimization import GraphedOptimization
 from litlab.engine.graphs.watch import RESULTS, noting_reads
-from litlab.engine.group import from_all, place, share_signals
 from litlab.engine.hooks import foreign_callbacks, hooks_of_each_step
 from litlab.engine.metrics import StepMetrics
 from litlab.engine.optimization import LoggedOptimization, simplify_optimizers
 from litlab.engine.random_state import random_state, set_random_state
-from litlab.interruption import stop
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from litlab.errors import UserError
-from litlab.refusals import first_lines, first_problem
+from litlab.messages import first_lines, first_problem
 from litlab.runs.resumable import Resumable
 
 TRAINED = "trained_state_dict"

@@ -6,7 +6,7 @@ from glob import glob
 from pathlib import Path
 
 from litlab.errors import UserError
-from litlab.runs.files import replacing
+from litlab.files import replacing
 
 FOLDERS = ("checkpoints", "csv", "experiment", "export", "pictures", "projector", "slurm")
 """Folders that the lab writes into, in that of a run or a sweep."""

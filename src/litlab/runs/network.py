@@ -4,11 +4,11 @@ from pathlib import Path
 
 from torch import nn
 
-from litlab.checking import check_components
-from litlab.components import build
+from litlab.config.components import build
+from litlab.config.trust import network_settings
+from litlab.config.validate import check_components
 from litlab.errors import UserError
 from litlab.runs.checkpoint import load_weights
-from litlab.runs.trust import network_settings
 
 
 def network(config: Path, checkpoint: Path) -> nn.Module:

@@ -23,11 +23,11 @@ from pydantic import (
     model_validator,
 )
 
+from litlab.distributed.signals import Interrupted
 from litlab.errors import ProcessLost, Pruned, StorageError, UserError
-from litlab.interruption import Interrupted
+from litlab.files import read_text, write_text
+from litlab.messages import first_problem, is_text, shell_quoted
 from litlab.project import SOURCE
-from litlab.refusals import first_problem, is_text, shell_quoted
-from litlab.runs.files import read_text, write_text
 from litlab.runs.lock import FolderLock
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 
-from litlab.refusals import shell_quoted, visible
+from litlab.messages import shell_quoted, visible
 from litlab.runs.run import Metrics, Run
 
 MOST_CLASSES = 20

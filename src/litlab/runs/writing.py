@@ -8,8 +8,8 @@ from lightning.fabric.plugins.io import CheckpointIO
 from torch import Tensor
 
 from litlab.errors import UserError
+from litlab.files import replacing
 from litlab.runs.checkpoint import TRAINED, read, require_readable
-from litlab.runs.files import replacing
 
 
 class WholeFiles(CheckpointIO):

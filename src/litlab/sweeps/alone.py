@@ -3,8 +3,8 @@
 from contextlib import closing
 
 from litlab.console import say
+from litlab.distributed.signals import Interrupted
 from litlab.errors import TrainingError
-from litlab.interruption import Interrupted
 from litlab.runs.run import resume_command
 from litlab.sweeps.job import Job
 from litlab.sweeps.launchers.base import Launcher

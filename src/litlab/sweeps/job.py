@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from litlab import schema
-from litlab.config import check, load, parse
+from litlab.config import schema
+from litlab.config.compose import check, load, parse
 from litlab.errors import ProcessLost, Pruned, StorageError, TrainingError, UserError
 from litlab.job_log import log_into
 from litlab.runs.storage_faults import storage_may_fail
@@ -94,7 +94,7 @@ def _train(job: Job) -> None:
     log_into(job.folder)
     changed = job.changed and check(parse(job.changed, "config.yaml"), schema.Train)
     config = changed or load(job.folder / "config.yaml", schema.Train)
-    from litlab.commands.train import train
+    from litlab.training.train import train
 
     hopeless = None
     if job.pruning:

@@ -20,7 +20,7 @@ from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.study import StudyDirection
 
 from litlab.errors import ProcessLost, UserError
-from litlab.refusals import first_lines, one_line
+from litlab.messages import first_lines, one_line
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -19,14 +19,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, ValidationError
 
-from litlab import schema
-from litlab.checking import MOST_PROBLEMS
-from litlab.config import check, config_text, explain, parse, run_config, settled, without
+from litlab.config import schema
+from litlab.config.compose import check, config_text, explain, parse, run_config, settled, without
+from litlab.config.trust import marked, unmarked
+from litlab.config.validate import MOST_PROBLEMS
 from litlab.console import say
 from litlab.errors import UserError
-from litlab.refusals import first_lines, first_problem, visible
-from litlab.runs.files import LARGEST_PLAN, read_text, write_text
-from litlab.runs.trust import marked, unmarked
+from litlab.files import LARGEST_PLAN, read_text, write_text
+from litlab.messages import first_lines, first_problem, visible
 from litlab.sweeps.space import Dimension, Params, grid, overrides, texts
 
 FILE = "plan.json"

@@ -11,10 +11,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from pydantic import Field
 
-from litlab import schema
-from litlab.conditions import Condition, parse
+from litlab.comparison.filters import Condition, parse
+from litlab.config import schema
+from litlab.config.schema import MOST_JOBS, Settings
 from litlab.errors import UserError
-from litlab.schema import MOST_JOBS, Settings
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

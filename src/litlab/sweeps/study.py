@@ -9,9 +9,9 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from litlab import schema
+from litlab.config import schema
 from litlab.errors import UserError
-from litlab.refusals import first_lines
+from litlab.messages import first_lines
 from litlab.runs.run import Record
 from litlab.sweeps.ledger import NAME, Ledger, answering, trial_of
 from litlab.sweeps.outcome import Outcome, outcome, record_of

@@ -8,14 +8,14 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from litlab.commands.compare import compare, report
-from litlab.config import read
+from litlab.comparison.compare import compare, report
+from litlab.config.compose import read
+from litlab.config.trust import is_marked, marked
 from litlab.console import say
 from litlab.errors import TrainingError
-from litlab.refusals import one_line, shell_quoted, visible
-from litlab.runs.files import write_text
+from litlab.files import write_text
+from litlab.messages import one_line, shell_quoted, visible
 from litlab.runs.run import resume_command, train_command
-from litlab.runs.trust import is_marked, marked
 from litlab.sweeps.outcome import Outcome, best_jobs, outcome, record_of
 from litlab.sweeps.plan import Plan
 from litlab.sweeps.space import texts

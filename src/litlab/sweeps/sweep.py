@@ -8,19 +8,19 @@ from pathlib import Path
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf
 
-from litlab import schema
-from litlab.components import build
-from litlab.config import check, config_text
+from litlab.config import schema
+from litlab.config.components import build
+from litlab.config.compose import check, config_text
+from litlab.config.trust import require_mine
 from litlab.console import print_document, require_written, say
+from litlab.distributed.signals import Interrupted, stop
 from litlab.errors import ProcessLost, StorageError, UserError
-from litlab.interruption import Interrupted, stop
-from litlab.runs.files import write_text
+from litlab.files import write_text
 from litlab.runs.last import ELSEWHERE, Last, folders_with, newest, remember, require_newest
 from litlab.runs.links import break_links, refuse_traps
 from litlab.runs.lock import FolderLock
 from litlab.runs.run import refuse_taken, resume_command
 from litlab.runs.storage_faults import storage_fault, storage_problem
-from litlab.runs.trust import require_mine
 from litlab.sweeps.job import Job, Pruning
 from litlab.sweeps.launchers.base import Launcher
 from litlab.sweeps.ledger import Ledger, answering, probe

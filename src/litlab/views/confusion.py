@@ -8,7 +8,7 @@ from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from litlab.callbacks.predictions import NO_CLASS, Predicted, class_names
-from litlab.engine.group import from_all
+from litlab.distributed.group import from_all
 from litlab.views.answers import AnswersView
 from litlab.views.figures import WIDTH
 

@@ -7,7 +7,7 @@ from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from litlab.callbacks.predictions import Predicted, class_names
-from litlab.engine.group import from_all
+from litlab.distributed.group import from_all
 from litlab.views.answers import AnswersView
 
 THRESHOLDS = 127

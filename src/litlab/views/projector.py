@@ -15,9 +15,9 @@ from typing_extensions import override
 
 from litlab.callbacks.guard import undisturbed
 from litlab.callbacks.predictions import class_names, classified, colours, features_of
-from litlab.engine.group import from_all, place
-from litlab.refusals import one_line
-from litlab.runs.files import replacing, write_text
+from litlab.distributed.group import from_all, place
+from litlab.files import replacing, write_text
+from litlab.messages import one_line
 from litlab.views.board import writers
 
 

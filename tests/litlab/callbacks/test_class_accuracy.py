@@ -1,9 +1,9 @@
 import torch
 from conftest import settings
 
-from litlab.commands.evaluate import evaluate
-from litlab.commands.train import build_module, train
+from litlab.inference.evaluate import evaluate
 from litlab.runs.checkpoint import load_weights
+from litlab.training.train import build_module, train
 
 CPU = ("trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.limit_val_batches=1", "views=none")
 

@@ -4,8 +4,8 @@ from conftest import SHORT, settings
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from litlab.callbacks.ema import EMA
-from litlab.commands.train import build_module, train
 from litlab.runs.checkpoint import load_weights
+from litlab.training.train import build_module, train
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 

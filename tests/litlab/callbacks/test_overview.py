@@ -11,7 +11,7 @@ from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from litlab.callbacks.overview import hyperparameters
-from litlab.commands.train import train
+from litlab.training.train import train
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from litlab.callbacks.class_accuracy import ClassAccuracy
 from litlab.callbacks.guard import guarded, undisturbed
 from litlab.callbacks.predictions import NO_CLASS, Predicted, classified
-from litlab.components import build
+from litlab.config.components import build
 from litlab.loggers import TensorBoard
 from litlab.runs.run import Run
 

@@ -6,10 +6,10 @@ from conftest import settings
 
 from digits.classifier import Classifier
 from digits.mnist import MNISTDataModule
-from litlab.commands.train import build_module, train
-from litlab.components import build
+from litlab.config.components import build
 from litlab.errors import UserError
 from litlab.runs.checkpoint import load_weights
+from litlab.training.train import build_module, train
 from litlab.views.confusion import ConfusionMatrix
 
 CPU = (

@@ -13,18 +13,18 @@ from PIL import Image
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from litlab import schema
-from litlab.commands.evaluate import evaluate
-from litlab.commands.export import export
-from litlab.commands.predict import predict
-from litlab.commands.train import train
-from litlab.config import load
+from litlab.config import schema
+from litlab.config.compose import load
 from litlab.data.decoding import adapted, decoded, version_of
 from litlab.data.folder import FolderDataModule
 from litlab.data.pictures import find, read
 from litlab.data.split import PARTS, Split
 from litlab.errors import UserError
+from litlab.inference.evaluate import evaluate
+from litlab.inference.export import export
+from litlab.inference.predict import predict
 from litlab.runs.run import Run
+from litlab.training.train import train
 
 SHORT = ("trainer.accelerator=cpu", "trainer.max_epochs=2", "data.batch_size=20", "views=none")
 

@@ -11,10 +11,10 @@ from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from digits.classifier import Classifier
-from litlab.commands.train import build_module, make_trainer
-from litlab.components import build
+from litlab.config.components import build
 from litlab.engine.metrics import StepMetrics
 from litlab.engine.steps import execute_steps
+from litlab.training.train import build_module, make_trainer
 
 STEP = (
     "trainer.accelerator=cpu",

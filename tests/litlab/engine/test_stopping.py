@@ -9,8 +9,8 @@ from conftest import SHORT, settings
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
-import litlab.commands.train
-from litlab.commands.train import train
+import litlab.training.train
+from litlab.training.train import train
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 
@@ -44,13 +44,13 @@ def fit(tmp_path, monkeypatch):
 
     def run(*overrides, hook=None, callbacks=()):
         watch = Watch(hook)
-        make = litlab.commands.train.make_trainer
+        make = litlab.training.train.make_trainer
 
         def with_more(*args, **kwargs):
             return make(*args, **(kwargs | {"callbacks": [*kwargs["callbacks"], *callbacks, watch]}))
 
         with monkeypatch.context() as patch:
-            patch.setattr(litlab.commands.train, "make_trainer", with_more)
+            patch.setattr(litlab.training.train, "make_trainer", with_more)
             train(settings(*RUN, *overrides), folder, resuming=(folder / "run.json").exists())
         steps = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
         return json.loads((folder / "run.json").read_text()), steps, watch

@@ -12,15 +12,15 @@ import torch
 from conftest import ROOT, SHORT
 from processes import at, run
 
-from litlab import schema
-from litlab.commands.reproduce import reproduce
-from litlab.commands.train import train
-from litlab.config import load
+from litlab import files
+from litlab.config import schema
+from litlab.config.compose import load
 from litlab.errors import UserError
-from litlab.runs import files
 from litlab.runs.checkpoint import MOST_VALUES, read
 from litlab.runs.run import Run
 from litlab.runs.writing import WholeFiles
+from litlab.training.reproduce import reproduce
+from litlab.training.train import train
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 

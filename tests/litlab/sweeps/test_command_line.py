@@ -13,12 +13,12 @@ from multiruns import only, sweep_arguments
 from omegaconf import OmegaConf
 from processes import run
 
-from litlab.arguments import of_train
+from litlab.config.command_line import of_train
+from litlab.config.trust import marked
 from litlab.errors import UserError
-from litlab.refusals import visible
+from litlab.messages import visible
 from litlab.runs.run import resume_command
 from litlab.runs.terminal import tensorboard_command
-from litlab.runs.trust import marked
 
 SEVERAL = {
     "seed=1,2": "seed=1,2: several values need `train -m`, which runs a job for each, or brackets if they are a list",

@@ -10,9 +10,9 @@ from hydra.errors import HydraException
 from plans import plan_of
 from processes import contents, run
 
-from litlab.config import explain
+from litlab.config.compose import explain
+from litlab.config.trust import unmarked
 from litlab.errors import UserError
-from litlab.runs.trust import unmarked
 from litlab.sweeps.ledger import JOURNAL
 from litlab.sweeps.outcome import Outcome
 from litlab.sweeps.plan import FILE, Plan

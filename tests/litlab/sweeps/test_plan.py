@@ -7,8 +7,8 @@ from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from litlab import schema
-from litlab.config import check, run_config
+from litlab.config import schema
+from litlab.config.compose import check, run_config
 from litlab.errors import UserError
 from litlab.project import CONFIGS
 from litlab.sweeps.plan import Plan

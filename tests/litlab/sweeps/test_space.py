@@ -1,7 +1,7 @@
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from litlab import schema
+from litlab.config import schema
 from litlab.errors import UserError
 from litlab.sweeps.space import Dimension, grid
 

@@ -22,7 +22,7 @@ from test_study import COMMON, LR, done, sampled
 from test_study import plan as planned
 from test_sweep import only, record, statuses, sweep_arguments, table
 
-from litlab import schema
+from litlab.config import schema
 from litlab.errors import ProcessLost
 from litlab.runs.run import Run
 from litlab.sweeps.ledger import journal, probe

@@ -9,14 +9,14 @@ from multiruns import only, record, statuses, sweep_arguments, table
 from optuna.storages.journal import JournalFileBackend
 from processes import run
 
-import litlab.commands.train
 import litlab.job_log
 import litlab.loggers
 import litlab.sweeps.sweep
+import litlab.training.train
 from digits.classifier import Classifier
 from digits.mnist import MNISTDataModule
+from litlab import files
 from litlab.errors import UserError
-from litlab.runs import files
 from litlab.runs.storage_faults import STORAGE_FAULTS, storage_fault, storage_problem
 from litlab.runs.writing import WholeFiles
 

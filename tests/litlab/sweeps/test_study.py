@@ -4,7 +4,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from litlab import schema
+from litlab.config import schema
 from litlab.errors import UserError
 from litlab.sweeps.ledger import JOURNAL, Lock, journal
 from litlab.sweeps.outcome import Outcome

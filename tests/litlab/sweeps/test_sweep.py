@@ -17,7 +17,7 @@ from records import said
 import litlab.sweeps.launchers.local
 import litlab.sweeps.study
 from digits.classifier import Classifier
-from litlab.commands.compare import compare
+from litlab.comparison.compare import compare
 from litlab.errors import UserError
 from litlab.runs.last import remember
 from litlab.runs.lock import FolderLock

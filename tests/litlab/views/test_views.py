@@ -17,11 +17,11 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from litlab.callbacks.guard import guarded
 from litlab.callbacks.predictions import Predicted
-from litlab.commands.train import build_module, train
-from litlab.components import build
+from litlab.config.components import build
 from litlab.data.memory import InMemoryLoader
 from litlab.loggers import TensorBoard
 from litlab.runs.checkpoint import load_weights
+from litlab.training.train import build_module, train
 from litlab.views.confusion import MOST_NUMBERED, ConfusionMatrix, matrix
 from litlab.views.figures import tiles
 from litlab.views.filters import filters

@@ -7,11 +7,11 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from digits.model import Model, Network
-from litlab import schema
-from litlab.commands.train import build_module, train
-from litlab.config import check, run_config
+from litlab.config import schema
+from litlab.config.compose import check, run_config
 from litlab.errors import UserError
 from litlab.project import CONFIGS
+from litlab.training.train import build_module, train
 
 
 def settings(*overrides):

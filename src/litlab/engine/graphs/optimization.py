@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from litlab.distributed.group import place
 from litlab.engine.graphs.captured import CapturedStep, Results, Signature, batch_obstacle, signature
 from litlab.engine.graphs.cuda import CudaGraph
 from litlab.engine.graphs.fingerprint import Constants, Fingerprint, difference
 from litlab.engine.graphs.rates import DeviceRates
 from litlab.engine.graphs.selfcheck import Snapshot, Tolerance, Verdict, check
 from litlab.engine.graphs.watch import watching
-from litlab.engine.group import place
 from litlab.engine.metrics import StepMetrics
 from litlab.engine.nonfinite import drops_on_device
 from litlab.engine.optimization import Batch, DirectOptimization

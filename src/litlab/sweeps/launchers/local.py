@@ -13,10 +13,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from typing import Any
 
-from litlab.config import load
-from litlab.interruption import Interrupted, stop
-from litlab.processes import nursery
-from litlab.schema import Train
+from litlab.config.compose import load
+from litlab.config.schema import Train
+from litlab.distributed.processes import nursery
+from litlab.distributed.signals import Interrupted, stop
 from litlab.sweeps.job import Ended, Job, run
 from litlab.sweeps.launchers.base import left_alone, printing_apart
 

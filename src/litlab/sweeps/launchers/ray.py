@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from litlab.console import say
+from litlab.distributed.signals import Interrupted, stop
 from litlab.errors import UserError
-from litlab.interruption import Interrupted, stop
-from litlab.refusals import first_lines
+from litlab.messages import first_lines
 from litlab.sweeps.job import Ended, Job, run
 from litlab.sweeps.launchers.base import left_alone, printing_apart
 

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
-from litlab import processes
 from litlab.console import say
+from litlab.distributed import processes
+from litlab.distributed.signals import Interrupted, stop
 from litlab.errors import ProcessLost, TrainingError, UserError
-from litlab.interruption import Interrupted, stop
-from litlab.runs.files import write_text
+from litlab.files import write_text
 from litlab.runs.run import Run
 from litlab.sweeps.job import Ended, Job, run
 
@@ -127,8 +127,8 @@ def _work(job: Job, argv: list[str]) -> Ended | None:
 
 
 def _follow() -> None:
-    from litlab.commands.train import follow
-    from litlab.engine.group import follow_given
+    from litlab.distributed.group import follow_given
+    from litlab.training.train import follow
 
     try:
         follow_given(follow)

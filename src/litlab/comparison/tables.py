@@ -1,0 +1,355 @@
+"""Runs side by side: found in folders, grouped by their settings, with a metric's statistics, in several formats."""
+
+import io
+import json
+import math
+import os
+import re
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+from litlab.console import csv_text
+from litlab.errors import UserError
+from litlab.files import LARGEST_PLAN, read_text
+from litlab.messages import as_override, one_line
+from litlab.runs.run import Run, Status
+
+Mode = Literal["min", "max"]
+
+WITHOUT_EFFECT = re.compile(r"paths\.|views\.|test$|checkpoint\.every_")
+"""Settings, besides the seed, that runs of one group may differ in: what is trained does not change."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What there is in folders."""
+
+    runs: list[Run]
+    """The trainings, in the order in which they were started."""
+    damaged: dict[Path, str]
+    """Runs that cannot be read, and why."""
+    sweeps: dict[Path, int]
+    """How many jobs each sweep is to have."""
+
+    def counts(self) -> dict[str, int]:
+        """How many runs are in each state; of sweeps, also how many were planned."""
+        folders = (*(run.folder for run in self.runs), *self.damaged)
+        there = Counter(folder.parent for folder in folders)
+        missing = sum(max(0, jobs - there[sweep]) for sweep, jobs in self.sweeps.items())
+        counted = _states(self.runs) | {"damaged": len(self.damaged), "missing": missing}
+        planned = {"planned": sum(counted.values())} if self.sweeps else {}
+        return planned | {state: count for state, count in counted.items() if count}
+
+
+def find(folders: Iterable[Path]) -> Found:
+    """The trainings in folders, however deep, and the sweeps that they belong to.
+
+    Raises:
+        UserError: a folder does not exist, or holds neither a run nor a sweep.
+    """
+    places: dict[Path, None] = {}  # as a set that keeps its order: folders may overlap
+    sweeps: dict[Path, int] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder}: there is no such folder")
+        of_runs, of_sweeps = _scan(folder.resolve())
+        if not of_runs and not of_sweeps:
+            raise UserError(f"{folder} holds no runs")
+        places |= dict.fromkeys(of_runs)
+        sweeps |= of_sweeps
+    runs, damaged = [], {}
+    for place in places:
+        try:
+            run = Run.open(place)
+        except UserError as error:
+            if (place / "run.json").exists():  # and not removed meanwhile
+                damaged[place] = str(error)
+        else:
+            if run.record.evaluated is None:
+                runs.append(run)
+    return Found(sorted(runs, key=lambda run: run.record.started), damaged, sweeps)
+
+
+def _scan(folder: Path) -> tuple[list[Path], dict[Path, int]]:
+    """The runs' folders in a folder, and the sweeps' with the number of their jobs."""
+    runs, sweeps = [], {}
+    for place, inner, files in os.walk(folder):
+        if "run.json" in (*files, *inner):
+            runs.append(Path(place))
+            inner.clear()  # what is in there belongs to the run
+        elif "plan.json" in files:
+            sweeps[Path(place)] = _planned(Path(place, "plan.json"))
+    return runs, sweeps
+
+
+def _planned(file: Path) -> int:
+    try:
+        jobs = json.loads(read_text(file, LARGEST_PLAN))["planned"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+    return jobs if isinstance(jobs, int) else 0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run as it is compared."""
+
+    run: Run
+    settings: dict[str, Any]
+    """By dotted key, without those that make no difference."""
+    value: float | None
+    """The metric; None unless the run is done and has it as a number."""
+
+
+def entry(run: Run, metric: str) -> Entry:
+    """The run with its settings and its value of the metric."""
+    done = run.record.status == "done"
+    return Entry(run, _relevant(flat(run.record.settings)), run.record.measured(metric) if done else None)
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted key; where a class is chosen, the key of the component has the class's name."""
+    values: dict[str, Any] = {}
+    for name, value in settings.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            values |= flat(value, f"{key}.")
+        else:
+            if name == "_target_" and prefix:
+                values[prefix.removesuffix(".")] = str(value).rpartition(".")[2]
+            values[key] = value
+    return values
+
+
+def _relevant(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat settings that tell groups apart: no seed, and of a path only what follows the folders in `paths`."""
+    seed = settings.get("seed")
+    paths = {key: value for key, value in settings.items() if key.startswith("paths.") and isinstance(value, str)}
+    # The longest first: the root is the beginning of the others.
+    folders = sorted(((f"{path}{os.sep}", key) for key, path in paths.items()), key=lambda pair: -len(pair[0]))
+
+    def relative(value: Any) -> Any:
+        if isinstance(value, str):
+            for folder, key in folders:
+                if f"{value}{os.sep}".startswith(folder):
+                    return f"${{{key}}}/{value[len(folder) :]}"
+        return value
+
+    return {
+        one_line(key): relative(value)
+        for key, value in settings.items()
+        if not WITHOUT_EFFECT.match(key) and not (key.rpartition(".")[2] == "seed" and value == seed)
+    }
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs with the same settings, but for the seed."""
+
+    settings: dict[str, Any]
+    """Those in which the groups differ; without those that its classes do not have."""
+    entries: list[Entry]
+    counts: dict[str, int]
+    """How many of the runs are in each state."""
+    n: int
+    """How many runs have a value; the statistics are theirs."""
+    mean: float | None
+    std: float | None
+    """Standard deviation of a run (with n - 1); None below two values."""
+    interval: float | None
+    """Half the width of the mean's 95 % confidence interval; None below two values."""
+    best_epoch: float | None
+    """The mean; epochs count from 0."""
+    seconds: float | None
+    """Mean time of the training."""
+
+    def not_done(self) -> str:
+        """In words, how many runs are without value, and why."""
+        others = {state: count for state, count in self.counts.items() if state != "done"}
+        without_value = self.counts.get("done", 0) - self.n
+        return in_words(others | ({"without value": without_value} if without_value else {}))
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """`1 failed, 2 pruned`."""
+    return ", ".join(f"{count} {state}" for state, count in counts.items())
+
+
+def grouped(entries: Iterable[Entry], mode: Mode) -> tuple[list[str], list[Group]]:
+    """The keys in which runs differ, and the groups of those that differ in none; the best mean first."""
+    by_settings: dict[str, list[Entry]] = {}
+    for one in entries:
+        by_settings.setdefault(_text(one.settings), []).append(one)
+    keys = _differing([members[0].settings for members in by_settings.values()])
+    groups = [_group(keys, members) for members in by_settings.values()]
+    sign = 1 if mode == "min" else -1
+    groups.sort(key=lambda group: math.inf if group.mean is None else sign * group.mean)
+    return keys, groups
+
+
+def _differing(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    keys = dict.fromkeys(key for settings in groups for key in settings)
+    columns = {key: [_text(settings[key]) if key in settings else None for settings in groups] for key in keys}
+    differing = {key: column for key, column in columns.items() if len(set(column)) > 1}
+    return [key for key in differing if not _implied(key, differing)]
+
+
+def _implied(key: str, columns: Mapping[str, Sequence[str | None]]) -> bool:
+    """Whether a key is there, with a value that is always the same, just because of which class was chosen."""
+    if not key.endswith("._target_") and len(set(columns[key]) - {None}) > 1:
+        return False
+    choices = [columns[other] for other in columns if key.startswith(f"{other}.")]
+    return any(len(set(zip(choice, columns[key], strict=True))) == len(set(choice)) for choice in choices)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _group(keys: Sequence[str], entries: list[Entry]) -> Group:
+    with_value = [one for one in entries if one.value is not None]
+    values = [one.value for one in entries if one.value is not None]
+    n, std = len(values), float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return Group(
+        settings={key: entries[0].settings[key] for key in keys if key in entries[0].settings},
+        entries=entries,
+        counts=_states(one.run for one in entries),
+        n=n,
+        mean=_mean(values),
+        std=std,
+        interval=None if std is None else half_width(std, n),
+        best_epoch=_mean(one.run.record.metrics.best_epoch for one in with_value),
+        seconds=_mean(one.run.record.training_seconds for one in with_value),
+    )
+
+
+def _states(runs: Iterable[Run]) -> dict[str, int]:
+    states = Counter(run.record.status for run in runs)
+    return {state: states[state] for state in get_args(Status) if state in states}
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def half_width(std: float, n: int) -> float:
+    """Half the width of a mean's 95 % confidence interval, by Student's t.
+
+    Student (1908), The probable error of a mean, Biometrika 6(1).
+    """
+    from scipy.special import stdtrit  # takes half a second
+
+    return float(stdtrit(n - 1, 0.975) * (std / np.sqrt(n)))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Groups of runs by a metric, best first, and everything else that was found."""
+
+    metric: str
+    mode: Mode
+    where: str | None
+    keys: list[str]
+    """Settings in which the groups differ."""
+    groups: list[Group]
+    counts: dict[str, int]
+    """How many of all runs, whatever `where` leaves out, are in each state; of sweeps, also how many were planned."""
+    damaged: dict[Path, str]
+    """Runs that cannot be read, and why."""
+
+    def totals(self) -> str:
+        """One line on how many runs there are, and in which state."""
+        states = {state: count for state, count in self.counts.items() if state != "planned"}
+        number = sum(states.values())
+        runs = "planned" if "planned" in self.counts else "run" if number == 1 else "runs"
+        chosen = f"; {sum(len(group.entries) for group in self.groups)} where {self.where}" if self.where else ""
+        return one_line(f"{number} {runs}: {in_words(states)}{chosen}")
+
+    def as_table(self) -> str:
+        """For people: as wide as the terminal where there is one, and the totals below. Numbers are rounded."""
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        for name in self._header():
+            table.add_column(name, justify="left" if name in (*self.keys, "not done") else "right", overflow="fold")
+        for cells in self._cells():
+            table.add_row(*cells)
+        terminal = sys.stdout.isatty()
+        text = io.StringIO()
+        console = Console(file=text, force_terminal=terminal, markup=False, emoji=False, highlight=False, width=10_000)
+        if terminal:  # where it is too narrow even for the longest words, it breaks the lines itself
+            least = Measurement.get(console, console.options, table).minimum
+            console.width = max(shutil.get_terminal_size().columns, least)
+        console.print(table)
+        return f"{text.getvalue()}\n{self.totals()}"
+
+    def as_markdown(self) -> str:
+        """A table of the same content."""
+        right = ["---" if name in (*self.keys, "not done") else "---:" for name in self._header()]
+        rows = [self._header(), right, *self._cells()]
+        return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
+
+    def as_csv(self) -> str:
+        """One line a group, numbers with all digits."""
+        rows: list[list[Any]] = [[*self.keys, "n", "mean", "std", "interval", "best_epoch", "seconds", "not_done"]]
+        for group in self.groups:
+            settings = [as_override(group.settings[key]) if key in group.settings else "" for key in self.keys]
+            numbers = [group.n, group.mean, group.std, group.interval, group.best_epoch, group.seconds]
+            rows.append([*settings, *numbers, group.not_done()])
+        return csv_text(rows)
+
+    def as_json(self) -> str:
+        """Everything, with the runs' folders, numbers with all digits."""
+        numbers = ("n", "mean", "std", "interval", "best_epoch", "seconds", "counts")
+        groups = [
+            {"settings": group.settings}
+            | {name: getattr(group, name) for name in numbers}
+            | {"runs": [str(one.run.folder) for one in group.entries]}
+            for group in self.groups
+        ]
+        comparison = {"metric": self.metric, "mode": self.mode, "groups": groups, "counts": self.counts}
+        return json.dumps(comparison | {"damaged": [str(folder) for folder in self.damaged]}, indent=2)
+
+    def _header(self) -> list[str]:
+        statistics = ("n", f"mean {self.metric}", "std", "± 95 %", "best epoch", "time", "not done")
+        return [one_line(name) for name in (*self.keys, *statistics)]
+
+    def _cells(self) -> Iterator[list[str]]:
+        for group in self.groups:
+            yield [
+                *(_cell(group.settings[key]) if key in group.settings else "" for key in self.keys),
+                str(group.n),
+                _rounded(group.mean, 5),
+                _rounded(group.std, 2),
+                _rounded(group.interval, 2),
+                "" if group.best_epoch is None else f"{group.best_epoch:.1f}".removesuffix(".0"),
+                "" if group.seconds is None else _duration(group.seconds),
+                group.not_done(),
+            ]
+
+
+def _cell(value: Any) -> str:
+    return one_line(f"{value:.6g}" if isinstance(value, float) else as_override(value))
+
+
+def _rounded(value: float | None, digits: int) -> str:
+    """With so many significant digits, or all that are before the point."""
+    if value is None:
+        return ""
+    return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:#.{digits}g}".removesuffix(".")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,653 @@
+"""What may be set, and to what: the lab's own settings and those of the framework classes it ships configs for.
+
+The values themselves are in `configs/`; nothing here has a default, so each has one home.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+)
+from pydantic import model_validator as cross_check
+from pydantic_core import PydanticCustomError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
+NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
+MOST_JOBS = 100_000
+"""Of a sweep: an hour's work for the sweep itself, and more than memory and files are made for."""
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _absolute(path: str) -> str:
+    if not Path(path).is_absolute():
+        there = Path.cwd() / Path(path).expanduser()
+        raise PydanticCustomError("absolute_path", "Input should be absolute, such as {there}", {"there": there})
+    return path
+
+
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+"""A path that means the same when the run is read from another folder."""
+
+
+def _duration(text: str) -> str:
+    parts = re.fullmatch(r"(\d{1,6}):(\d\d):(\d\d):(\d\d)", text)
+    if not parts:
+        raise PydanticCustomError("duration", "Input should be DD:HH:MM:SS, such as 00:00:10:00 for ten minutes")
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_duration)]
+"""A time above zero, in Lightning's form."""
+
+
+def _inner(path: str) -> str:
+    if Path(path).is_absolute() or ".." in Path(path).parts or set(path) & {"$", "~"}:
+        raise PydanticCustomError("inner_path", "Input should be a path inside the run's folder")
+    return path
+
+
+InnerPath = Annotated[str, AfterValidator(_inner)]
+"""A path inside the run's folder."""
+
+
+def _named(node: dict[str, Any]) -> dict[str, Any]:
+    if "_target_" not in node:
+        raise PydanticCustomError("component", "Input should be a node with a _target_, the class to build")
+    return node
+
+
+Component = Annotated[dict[str, Any], AfterValidator(_named)]
+"""A node with a `_target_`: the class to build and its arguments, checked by `litlab.config.components`."""
+
+OptionalComponent = Annotated[Component | None, BeforeValidator(lambda node: node or None)]
+"""Such a node, or an empty one for none."""
+
+
+class Settings(BaseModel):
+    """Base of every schema: an unknown key or a value of another type is refused, and nothing changes afterwards."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Paths(Settings):
+    """Where things are."""
+
+    root: str
+    """Folder that the others are in: the project's, or the working directory where the project is not checked out."""
+    data: str
+    """Folder of the datasets."""
+    logs: str
+    """Folder of everything that runs leave behind."""
+
+
+class Checkpoint(Settings):
+    """Which weights are kept, besides the last."""
+
+    monitor: str | None
+    """Validation metric whose best value marks the best weights; null where there is no validation."""
+    mode: Literal["min", "max"] | None
+    """Whether the best value is the smallest or the largest; null only where nothing is monitored."""
+    every_n_steps: PositiveInt | None
+    """Optimizer steps after which the state of the training is saved, so that no more can be lost; null for none."""
+    every_minutes: PositiveFloat | None
+    """Minutes after which it is saved; null for none. It always is before a validation and at the end of an epoch."""
+
+    @cross_check(mode="after")
+    def _direction_is_known(self) -> Self:
+        if self.monitor is not None and self.mode is None:
+            hint = "add checkpoint.mode=min or checkpoint.mode=max"
+            raise ValueError(f"checkpoint.monitor={self.monitor}: needs its direction; {hint}")
+        return self
+
+
+class Resume(Settings):
+    """Going on with a run that was stopped."""
+
+    run: str | int | None
+    """The run's folder, or `last` for the newest unfinished one; null starts a new run. `resume=…` is short for it."""
+    force: bool
+    """Whether the run may go on with other settings than it began with."""
+
+
+class Trainer(Settings):
+    """Arguments of Lightning's Trainer, by Lightning's names, and of litlab.engine."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "mps"]
+    """Kind of device; auto takes a GPU where there is one."""
+    devices: Literal[-1] | PositiveInt | Annotated[list[NonNegativeInt], Field(min_length=1)]
+    """How many train together, each with a process of its own; -1 for all GPUs, [i, …] for those with these indices."""
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+    """Number format of the computation, weights stay in 32 bits; auto may take bf16-mixed for convolutions on a CPU."""
+    steps_per_execution: PositiveInt
+    """Steps at a time, unless a callback or module wants each; above 1, a GPU captures a step as a CUDA graph."""
+    max_epochs: Literal[-1] | PositiveInt
+    """Passes over the training data; -1 for no limit."""
+    max_steps: Literal[-1] | PositiveInt
+    """Optimizer steps after which training ends in any case; -1 for no limit."""
+    max_time: Duration | None
+    """Time after which training ends in any case, as DD:HH:MM:SS."""
+    limit_train_batches: PositiveInt | PositiveFraction
+    """Batches (int) or share (float) of an epoch's training data to use."""
+    limit_val_batches: NonNegativeInt | Fraction
+    """Batches (int) or share (float) of the validation data to use."""
+    limit_test_batches: PositiveInt | PositiveFraction
+    """Batches (int) or share (float) of the test data to use."""
+    val_check_interval: PositiveInt | PositiveFraction
+    """Steps (int) or share of an epoch (float) between validations."""
+    check_val_every_n_epoch: PositiveInt | None
+    """Epochs between validations; null counts the steps of val_check_interval over the ends of epochs."""
+    num_sanity_val_steps: Literal[-1] | NonNegativeInt
+    """Validation batches run before training starts, so that an error there shows at once."""
+    log_every_n_steps: PositiveInt
+    """Steps between two points of a curve."""
+    gradient_clip_val: PositiveFloat | None
+    """Largest norm or value of the gradient; null does not clip."""
+    gradient_clip_algorithm: Literal["norm", "value"]
+    """What gradient_clip_val limits."""
+    accumulate_grad_batches: PositiveInt
+    """Batches whose gradients are added up for one optimizer step."""
+    deterministic: bool | Literal["warn"]
+    """Whether only deterministic algorithms may run; the CPU needs no such rule."""
+    detect_anomaly: bool
+    """Whether autograd looks for the operation that made a NaN; slow."""
+    on_nan: Literal["stop", "skip"]
+    """What a loss that is no number does: stop the training, or drop the batch."""
+    profiler: Literal["simple", "advanced"] | None
+    """Lightning profiler whose report is written into the run's folder when training ends."""
+
+    @cross_check(mode="after")
+    def _devices_are_there(self) -> Self:
+        if isinstance(self.devices, list) and self.accelerator == "cpu":
+            raise ValueError("trainer.devices as a list names a GPU, but trainer.accelerator is cpu: set devices to 1")
+        if self.devices == -1 and self.accelerator == "cpu":
+            raise ValueError(
+                "trainer.devices=-1 means all GPUs, but trainer.accelerator is cpu: say how many processes"
+            )
+        return self
+
+    @cross_check(mode="after")
+    def _validation_goes_by_steps(self) -> Self:
+        if self.check_val_every_n_epoch is None and isinstance(self.val_check_interval, float):
+            hint = "set trainer.val_check_interval to a number of steps"
+            raise ValueError(f"trainer.check_val_every_n_epoch=null: validates after so many steps; {hint}")
+        return self
+
+    @cross_check(mode="after")
+    def _training_ends(self) -> Self:
+        if self.max_epochs == -1 and self.max_steps == -1 and self.max_time is None:
+            raise ValueError("training would never end: set trainer.max_epochs, trainer.max_steps or trainer.max_time")
+        return self
+
+
+class Sweep(Settings):
+    """What every kind of sweep can be told."""
+
+    objectives: Annotated[dict[str, Literal["min", "max"]], Field(min_length=1)] | None
+    """Metrics by which jobs are compared, and which values are the better ones; null for the monitored one alone."""
+    pruner: Literal["none", "median", "hyperband"]
+    """Which rule of Optuna's stops a job early that does worse than the others did."""
+    storage: str | None
+    """URL of what keeps the study: a database, or grpc:// and Optuna's proxy; null for a file in the folder."""
+    on_error: Literal["continue", "stop"]
+    """Whether the other jobs go on when one fails."""
+    dry_run: bool
+    """Whether the jobs are only listed."""
+
+    @cross_check(mode="after")
+    def _storage_holds_no_password(self) -> Self:
+        if re.search(r"://[^:/]*:[^@]+@|[?&][^=&]*passw", self.storage or ""):
+            raise ValueError(
+                "sweep.storage: holds a password, which would be written into the sweep's folder; leave it out: "
+                "PostgreSQL's library takes it from ~/.pgpass or PGPASSWORD"
+            )
+        return self
+
+    @cross_check(mode="after")
+    def _pruning_goes_by_one_metric(self) -> Self:
+        if self.pruner != "none" and self.objectives and len(self.objectives) > 1:
+            raise ValueError(
+                f"sweep.pruner={self.pruner} goes by one metric: leave it out, or all but one of objectives"
+            )
+        return self
+
+
+class Grid(Sweep):
+    """A job for each combination of the values."""
+
+    sampler: Literal["grid"]
+    """What chooses the jobs."""
+    zip: list[str] | list[list[str]]
+    """Keys whose values are paired, the first with the first and so on; several such lists in a list."""
+    exclude: list[str]
+    """Conditions such as 'optimizer.lr>0.01 and data.batch_size==50' on combinations to leave out."""
+
+
+class Sampled(Sweep):
+    """Jobs that are drawn from the values and intervals."""
+
+    sampler: Literal["random", "tpe"]
+    """What chooses the jobs: chance, or Optuna's TPE, which looks at the jobs before."""
+    n_trials: Annotated[int, Field(gt=0, le=MOST_JOBS)]
+    """Jobs in all."""
+    seed: Seed
+    """Seed of the choices."""
+
+
+class Train(Settings):
+    """Everything that makes a run."""
+
+    seed: Seed
+    """Seed of the initial weights and of the order of the batches."""
+    test: bool
+    """Whether the best weights are tested at the end."""
+    checkpoint: Checkpoint
+    """Which weights are kept, and how often the state of the training is."""
+    paths: Paths
+    """Where things are."""
+    data: Component
+    """The LightningDataModule."""
+    model: Component
+    """The LightningModule; it is also given the optimizer, the schedule and the augmentation, if there are any."""
+    augment: OptionalComponent
+    """What is done to a batch of training images on the device. Empty for nothing."""
+    optimizer: OptionalComponent
+    """The optimizer; it is also given the parameters. Empty where the LightningModule makes its own."""
+    scheduler: OptionalComponent
+    """The learning-rate schedule, and when it is stepped; it is also given the optimizer. Empty for none."""
+    trainer: Trainer
+    """Lightning's Trainer, and how it does its steps."""
+    callbacks: dict[str, Component]
+    """Lightning callbacks besides those that every run has, each under a name of its own."""
+    logger: dict[str, Component]
+    """Lightning loggers, each under a name of its own; they are also given the run's folder. Empty for none."""
+    views: dict[str, Component]
+    """Callbacks that draw into TensorBoard, each under a name of its own. Empty for none."""
+
+    @cross_check(mode="after")
+    def _directions_agree(self) -> Self:
+        """Refuse a class that minimizes the monitored metric by default where the config maximizes it."""
+        if self.checkpoint.mode != "max":
+            return self
+        nodes = {f"callbacks.{key}": node for key, node in self.callbacks.items()} | {"scheduler": self.scheduler or {}}
+        for key, node in nodes.items():
+            is_frameworks = str(node.get("_target_")).startswith(("lightning.", "torch."))
+            if is_frameworks and node.get("monitor") == self.checkpoint.monitor and "mode" not in node:
+                name = node["_target_"].rpartition(".")[2]
+                problem = f"{name} minimizes it by default, but checkpoint.mode is max"
+                raise ValueError(f"{key}.monitor={node['monitor']}: {problem}; add {key}.mode=max")
+        return self
+
+    @cross_check(mode="after")
+    def _there_is_a_test_set(self) -> Self:
+        if self.test and self.data.get("test_fraction") == 0:
+            raise ValueError("data.test_fraction=0: leaves nothing to test the best weights on; set test=false")
+        return self
+
+    @cross_check(mode="after")
+    def _schedule_has_an_end(self) -> Self:
+        is_the_labs = bool(self.scheduler) and str((self.scheduler or {})["_target_"]).startswith("litlab.schedulers.")
+        if is_the_labs and self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
+            raise ValueError("scheduler needs to know the number of steps: set trainer.max_epochs or trainer.max_steps")
+        return self
+
+
+class SweepCommand(Settings):
+    """What `train` can be told that is not the run's own."""
+
+    resume: Resume
+    """Which run, or sweep, goes on instead of a new one."""
+    sweep: Annotated[Grid | Sampled, Field(discriminator="sampler")]
+    """How -m chooses the jobs."""
+    launcher: Component
+    """What starts them."""
+    paths: Paths
+    """Where things are."""
+
+
+class TrainCommand(Train, SweepCommand):
+    """Everything that `train` can be told."""
+
+
+class Basic(Settings):
+    """Settings of litlab.sweeps.launchers.basic.Basic."""
+
+
+class Local(Settings):
+    """Settings of litlab.sweeps.launchers.local.Local."""
+
+    n_jobs: PositiveInt
+    """Jobs at once; the cores are shared out among them."""
+    jobs_per_device: PositiveInt
+    """Jobs at once on one GPU, where there are any."""
+
+
+class Ray(Settings):
+    """Settings of litlab.sweeps.launchers.ray.Ray; those of a job by Ray's names."""
+
+    address: Annotated[str, Field(pattern=r"^.+:\d+$")] | None
+    """HOST:PORT of a cluster that this machine belongs to; null for one on this machine that ends with the sweep."""
+    n_jobs: PositiveInt
+    """Jobs that the cluster has at once."""
+    num_cpus: PositiveInt
+    """Cores for each, and threads that it computes with unless OMP_NUM_THREADS says how many."""
+    num_gpus: NonNegativeInt | OpenFraction
+    """GPUs for each, or a part of one."""
+    max_retries: NonNegativeInt
+    """How often a job runs again whose process was killed."""
+
+
+class Slurm(Settings):
+    """Settings of litlab.sweeps.launchers.slurm.Slurm; those by sbatch's names are null for what the cluster gives."""
+
+    n_jobs: PositiveInt
+    """Jobs in the queue or at work at once; those that get there together are a job array."""
+    time: PositiveInt
+    """Minutes that a job may take at a time; one that is not done by then goes on after another wait in the queue."""
+    warning: PositiveInt
+    """Seconds before their end at which a job saves its state."""
+    partition: str | None
+    """Part of the cluster."""
+    account: str | None
+    """Who pays."""
+    nodes: PositiveInt | None
+    """Machines for a job."""
+    ntasks_per_node: PositiveInt | None
+    """Processes of a job on each, which train together; needs trainer=ddp or ddp_cpu."""
+    cpus_per_task: PositiveInt | None
+    """Cores for each process."""
+    gpus_per_node: PositiveInt | None
+    """GPUs of each machine."""
+    mem: str | None
+    """Memory of each machine, such as 16G."""
+    setup: list[str]
+    """Lines of shell that come before a job, such as 'module load cuda'."""
+    sbatch: dict[str, str | int | Literal[True]] | None
+    """Further options of sbatch, by their long names, such as {qos: long, exclusive: true}."""
+
+    @cross_check(mode="after")
+    def _there_is_time_before_the_warning(self) -> Self:
+        if self.warning + 60 >= 60 * self.time:  # sbatch's manual, of --signal: up to 60 seconds earlier
+            hint = f"Slurm may warn a minute earlier than launcher.warning={self.warning} says"
+            raise ValueError(f"launcher.time={self.time}: leaves no time for a job; {hint}")
+        return self
+
+
+class OfRun(Settings):
+    """What commands that compute with a run's model can be told."""
+
+    run: str | int
+    """Folder of the run, a checkpoint in it, or `last` for the newest run; a multirun's folders are numbers."""
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] | None
+    """Kind of device; null for the one of the training."""
+    paths: Paths
+    """Where things are."""
+
+
+class DataPlace(Settings):
+    """Where a run's data is by now."""
+
+    dir: AbsolutePath | None
+    """Folder of the data; null for the one that the run was trained with."""
+
+
+class Evaluate(OfRun):
+    """Everything that `evaluate` can be told."""
+
+    data: DataPlace
+    """Where the run's data is by now."""
+
+
+class Predict(OfRun):
+    """Everything that `predict` can be told."""
+
+    input: Annotated[str, Field(min_length=1)]
+    """A picture, a folder of them, a pattern such as 'scans/*.png', or `-` for one on standard input."""
+    format: Literal["table", "json", "csv"]
+    """What is printed: a table for people, or a document with all digits."""
+    show: bool | str
+    """Whether to draw the inputs as the network sees them, with its answers, into predictions.png, or the file to."""
+
+
+class Export(Settings):
+    """Everything that `export` can be told."""
+
+    run: str | int
+    """Folder of the run, a checkpoint in it, or `last` for the newest run."""
+    format: Literal["onnx", "torch_export", "safetensors"]
+    """What is written: a model for ONNX Runtime, one for torch.export.load, or the network's weights alone."""
+    file: str | None
+    """Where to; null for `export/model` in the run's folder, with the format's extension."""
+    paths: Paths
+    """Where things are."""
+
+
+class Reproduce(Settings):
+    """Everything that `reproduce` can be told."""
+
+    run: str | int
+    """Folder of the run, or `last` for the newest."""
+    paths: Paths
+    """Where things are."""
+
+
+class Compare(Settings):
+    """Everything that `compare` can be told."""
+
+    folders: list[str]
+    """Runs', sweeps', or what holds such, at any depth."""
+    format: Literal["table", "json", "csv", "markdown"]
+    """What is printed: a table for people, or a document with all digits, or for a page."""
+    metric: str | None
+    """What the runs are compared by; null for what they monitor."""
+    mode: Literal["min", "max"] | None
+    """Whether less or more of it is better; null for what the runs say of the monitored metric."""
+    where: str | None
+    """Conditions on the runs, such as 'optimizer.lr<0.01 and status==done'; null for all."""
+    pictures: str | None
+    """Folder for pictures of it; null for none."""
+    paths: Paths
+    """Where things are."""
+
+
+class Trust(Settings):
+    """Everything that `litlab trust` can be told."""
+
+    folders: Annotated[list[str], Field(min_length=1)]
+    """Folders of runs or sweeps, or experiments' files."""
+    yes: bool
+    """Whether to mark them without asking."""
+    paths: Paths
+    """Where things are."""
+
+
+class Adam(Settings):
+    """Settings of torch.optim.Adam."""
+
+    lr: NonNegativeFloat
+    """Learning rate; with a scheduler, its highest."""
+    betas: Annotated[list[Beta], Field(min_length=2, max_length=2)]
+    """Decay of the running averages of the gradient and of its square."""
+    eps: PositiveFloat
+    """Added to the denominator."""
+    weight_decay: NonNegativeFloat
+    """Pull of the weights towards zero."""
+    fused: bool
+    """Whether one kernel updates all weights: faster, and rounds differently."""
+
+
+class AdamW(Adam):
+    """Settings of torch.optim.AdamW."""
+
+
+class SGD(Settings):
+    """Settings of torch.optim.SGD."""
+
+    lr: NonNegativeFloat
+    """Learning rate; with a scheduler, its highest."""
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the last step that the next one keeps."""
+    nesterov: bool
+    """Whether the gradient is taken where the momentum leads."""
+    weight_decay: NonNegativeFloat
+    """Pull of the weights towards zero."""
+    fused: bool
+    """Whether one kernel updates all weights: faster, and rounds differently."""
+
+    @cross_check(mode="after")
+    def _nesterov_needs_momentum(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("optimizer.nesterov=true needs optimizer.momentum above 0")
+        return self
+
+
+class FolderDataModule(Settings):
+    """Settings of litlab.data.folder.FolderDataModule."""
+
+    dir: AbsolutePath
+    """Folder that holds one sub-folder a class, with its pictures, at any depth."""
+    size: PositiveInt
+    """Height and width, in pixels, to which the middle of each picture is brought."""
+    channels: Literal[1, 3]
+    """1 makes all pictures grey, 3 colour."""
+    val_fraction: Annotated[float, Field(ge=0, lt=1)]
+    """Share of each class that is held out for validation; at least one picture, unless it is 0."""
+    test_fraction: Annotated[float, Field(ge=0, lt=1)]
+    """Share of each class that is kept for the test; at least one picture, unless it is 0."""
+    split_seed: Seed
+    """Seed of the choice of these pictures; apart from `seed`, so that runs can be compared."""
+    batch_size: PositiveInt
+    """Pictures in a training batch."""
+    eval_batch_size: PositiveInt
+    """Pictures in a validation or test batch; changes speed and memory, not results."""
+    shuffle: bool
+    """Whether each epoch has an order of its own."""
+    seed: Seed
+    """Seed of the order of the pictures."""
+    drop_last: bool
+    """Whether an epoch leaves out its last training batch if that is smaller than the others."""
+    max_value: PositiveFloat | None
+    """White in pictures of more than 8 bits, such as 4095; null for the largest value of the file's type."""
+
+    @cross_check(mode="after")
+    def _some_are_left(self) -> Self:
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                "data.val_fraction and data.test_fraction leave nothing to train on: both should be smaller"
+            )
+        return self
+
+
+class TrainingBatch(Settings):
+    """Settings of litlab.views.batch.TrainingBatch."""
+
+    images: PositiveInt
+    """How many images are drawn."""
+
+
+class Mistakes(Settings):
+    """Settings of litlab.views.mistakes.Mistakes."""
+
+    images: PositiveInt
+    """How many images are drawn, at most."""
+
+
+class ConfusionMatrix(Settings):
+    """Settings of litlab.views.confusion.ConfusionMatrix."""
+
+
+class Filters(Settings):
+    """Settings of litlab.views.filters.Filters."""
+
+
+class PRCurves(Settings):
+    """Settings of litlab.views.pr_curves.PRCurves."""
+
+    classes: PositiveInt
+    """How many classes have a curve, at most; the first ones."""
+
+
+class Graph(Settings):
+    """Settings of litlab.views.graph.Graph."""
+
+
+class Projector(Settings):
+    """Settings of litlab.views.projector.Projector."""
+
+    images: PositiveInt
+    """How many test images are shown; t-SNE takes at least a few hundred."""
+
+
+class EMA(Settings):
+    """Settings of litlab.callbacks.ema.EMA."""
+
+    decay: OpenFraction
+    """Share of the average that the next step keeps."""
+
+
+class Affine(Settings):
+    """Settings of litlab.data.augment.Affine; each image gets its own amounts, drawn evenly up to these."""
+
+    degrees: NonNegativeFloat
+    """Largest rotation, either way."""
+    translate: NonNegativeFloat
+    """Largest shift, either way, across and down, in pixels."""
+    scale: Annotated[float, Field(ge=0, lt=1)]
+    """Largest change of the size, either way, as a share of it."""
+    shear: NonNegativeFloat
+    """Largest sideways shift of a row, either way, as a share of its height above the middle."""
+
+
+class CSV(Settings):
+    """Settings of litlab.loggers.CSV; it writes into the run's folder."""
+
+    name: InnerPath
+    """Folder in the run's folder; empty for none."""
+    version: InnerPath
+    """Folder in that folder."""
+
+
+class TensorBoard(CSV):
+    """Settings of litlab.loggers.TensorBoard; it writes into the run's folder."""
+
+    default_hp_metric: bool
+    """Whether Lightning adds a metric of its own to the HPARAMS tab."""
+
+
+class LRSchedulerConfig(Settings):
+    """When Lightning steps a schedule: what a `scheduler` node may have besides the arguments of its class."""
+
+    interval: Literal["step", "epoch"] = "epoch"
+    """Whether it is stepped after each optimizer step or after each epoch."""
+    frequency: PositiveInt = 1
+    """Steps, or epochs, between two of its steps."""
+    monitor: str | None = None
+    """Metric that it looks at, such as ReduceLROnPlateau's; null for checkpoint.monitor."""
+    strict: bool = True
+    """Whether a missing metric is an error."""
+
+
+class OneCycle(Settings):
+    """Settings of litlab.schedulers.OneCycle."""
+
+    warmup: OpenFraction
+    """Share of the steps in which the learning rate rises."""
+
+
+class Cosine(Settings):
+    """Settings of litlab.schedulers.Cosine."""
+
+    final_lr: NonNegativeFloat
+    """Learning rate of the last step."""

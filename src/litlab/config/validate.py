@@ -1,0 +1,124 @@
+"""Whether values are what a schema wants of them; needs neither Hydra nor a framework."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from litlab.config.components import accepted_arguments, schema_of
+from litlab.config.schema import LRSchedulerConfig, Settings
+from litlab.errors import UserError
+from litlab.messages import as_override, one_line, unknown_argument, unknown_key
+
+ConfigT = TypeVar("ConfigT", bound=Settings)
+
+MOST_PROBLEMS = 20
+"""How many problems are told at once."""
+
+
+def check_values(values: dict[str, Any], schema: type[ConfigT]) -> ConfigT:
+    """The values, and those of the components among them, as a checked object.
+
+    Raises:
+        UserError: one line for each key that is unknown, missing, of the wrong type or out of range.
+    """
+    _refuse(chain(_problems(values, schema, values, ()), _problems_of_components(values)))
+    return schema.model_validate(values)
+
+
+def check_components(values: dict[str, Any]) -> None:
+    """Check only the components among the values.
+
+    Raises:
+        UserError: as of `check_values`.
+    """
+    _refuse(_problems_of_components(values))
+
+
+def _refuse(problems: Iterable[str]) -> None:
+    told: dict[str, str] = {}
+    for problem in islice(problems, MOST_PROBLEMS):
+        # A key that takes its value from another of that name has the same problem: skip it.
+        told.setdefault(re.sub(r"^[\w.]*\.(?=\w+=)", "", problem), one_line(problem))
+    if told:
+        raise UserError(*told.values())
+
+
+def _problems_of_components(values: dict[str, Any]) -> Iterator[str]:
+    for place, component in components(values):
+        yield from _component_problems(values, component, place)
+
+
+def _problems(
+    root: Mapping[str, Any], schema: type[Settings], values: Mapping[str, Any], place: tuple[str, ...]
+) -> Iterator[str]:
+    """What `schema` has against `values`, which stand at `place` in the config; one line a key."""
+    try:
+        schema.model_validate(values)
+    except ValidationError as error:
+        complaints: dict[str, tuple[Any, list[str]]] = {}
+        for detail in error.errors():
+            inner, given = _follow(values, detail["loc"])
+            key = ".".join([*place, *inner])
+            if detail["type"] == "extra_forbidden":
+                yield unknown_key(key, as_override(given), root)
+            elif detail["type"] == "missing":
+                yield f"{'.'.join([*place, *map(str, detail['loc'])])}: is missing"
+            elif detail["type"] == "value_error":  # a cross-check names its keys itself
+                yield str(detail["ctx"]["error"])
+            else:
+                complaints.setdefault(key, (given, []))[1].append(detail["msg"])
+        for key, (given, messages) in complaints.items():
+            accepted = " or ".join(dict.fromkeys(message.removeprefix("Input should be ") for message in messages))
+            should_be = "should be " if messages[0].startswith("Input should be ") else ""
+            yield f"{key}={as_override(given)}: {should_be}{accepted}"
+
+
+def _follow(values: Any, location: Sequence[str | int]) -> tuple[list[str], Any]:
+    """The part of pydantic's location that are keys of the config, and the value there; the rest is unions' tags."""
+    keys = []
+    for part in location:
+        if isinstance(values, Mapping) and part in values:
+            values = values[str(part)]
+        elif isinstance(values, list) and isinstance(part, int) and part < len(values):
+            values = values[part]
+        else:
+            continue
+        keys.append(str(part))
+    return keys, values
+
+
+def components(values: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """The nodes among the values that name a class or function to call, each with the keys that lead to it."""
+    if isinstance(values, dict):
+        if "_target_" in values:
+            yield place, values
+        for key, value in values.items():
+            yield from components(value, (*place, str(key)))
+    elif isinstance(values, list):
+        for index, value in enumerate(values):
+            yield from components(value, (*place, str(index)))
+
+
+def _component_problems(root: Mapping[str, Any], component: dict[str, Any], place: tuple[str, ...]) -> list[str]:
+    target, settings = component["_target_"], {key: component[key] for key in component if key != "_target_"}
+    if place == ("scheduler",):
+        when = {key: settings.pop(key) for key in LRSchedulerConfig.model_fields.keys() & settings.keys()}
+        if problems := list(_problems(root, LRSchedulerConfig, when, place)):
+            return problems
+    try:
+        schema = schema_of(str(target))
+        if schema:
+            return list(_problems(root, schema, settings, place))
+        accepted = accepted_arguments(str(target))
+    except UserError as error:
+        return [f"{'.'.join([*place, '_target_'])}={target}: {error}"]
+    if accepted is None:
+        return []
+    return [
+        unknown_argument(".".join(place), key, as_override(value), str(target), sorted(accepted))
+        for key, value in settings.items()
+        if key not in accepted
+    ]

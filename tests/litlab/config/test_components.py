@@ -1,0 +1,175 @@
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+
+from digits import schema as digits_schema
+from litlab.config import schema
+from litlab.config.components import accepted_arguments, build, schema_of
+from litlab.errors import UserError
+from litlab.project import CONFIGS, SOURCE, own_packages
+
+
+def test_own_packages_are_those_under_src():
+    assert own_packages() == {path.name for path in Path(SOURCE).iterdir() if (path / "__init__.py").exists()}
+    assert {"digits", "litlab"} <= own_packages()
+
+
+def ask_at_the_door(target):
+    return schema_of(target), accepted_arguments(target)
+
+
+def test_a_class_has_the_schema_of_its_name():
+    assert schema_of("digits.convnet.ConvNet") is digits_schema.ConvNet
+    assert schema_of("litlab.schedulers.Cosine") is schema.Cosine
+    assert schema_of("torch.optim.AdamW") is schema.AdamW
+    assert schema_of("torch.optim.RMSprop") is None
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [
+        ("digits", "not the name of a class or function"),
+        ("Adam", "not the name of a class or function"),
+        ("", "not the name of a class or function"),
+        ("digits./tmp/evil.Net", "not the name of a class or function"),
+        ("digits..convnet.ConvNet", "not the name of a class or function"),
+        ("digits.convnet.Convnet", "digits.convnet has no Convnet"),
+        ("digits.nowhere.Net", "there is no module digits.nowhere"),
+        ("nowhere.Net", "there is no module nowhere"),
+        ("torch.optim.Nope", "torch.optim has no Nope"),
+        ("torchvision.transforms.v2.RandomAfine", "torchvision.transforms.v2 has no RandomAfine"),
+        ("lightning.pytorch.callbacks.EarlyStoping", "lightning.pytorch.callbacks has no EarlyStoping"),
+    ],
+)
+def test_what_does_not_exist_is_told_at_the_door(target, reason):
+    with pytest.raises(UserError, match=reason):
+        ask_at_the_door(target)
+
+
+ANYTHING = {
+    "torchvision.models.resnet18": {"num_classes": 3},  # a decorated function
+    "torchvision.ops.MLP": {"in_channels": 2, "hidden_channels": [3]},
+    "torch.nn.modules.linear.Linear": {"in_features": 2, "out_features": 3},
+    "torch.zeros": {"size": [2]},  # a function in C
+    "collections.OrderedDict": {"a": 1},
+    "datetime.datetime.fromisoformat": {},  # a method of a class, which takes its argument by position
+    "math.hypot": {},
+    "digits.mnist.Path": {},
+}
+
+
+@pytest.mark.parametrize("target", ANYTHING)
+def test_ones_own_config_may_name_any_class_or_function(target):
+    schema_of(target)
+    accepted = accepted_arguments(target)
+    assert accepted is None or accepted >= ANYTHING[target].keys()
+    positional = ["2026-11-25"] if target.startswith("datetime") else []
+    assert build({"_target_": target, **ANYTHING[target]}, *positional) is not None
+
+
+CLASSES = [
+    "digits.classifier.Classifier",
+    "digits.convnet.ConvNet",
+    "digits.mnist.MNISTDataModule",
+    "digits.tutorial.RunningTestAccuracy",
+    "litlab.loggers.CSV",
+    "litlab.loggers.TensorBoard",
+    "litlab.callbacks.ema.EMA",
+    "litlab.data.augment.Affine",
+    "litlab.data.folder.FolderDataModule",
+    "litlab.schedulers.Cosine",
+    "litlab.schedulers.OneCycle",
+    "litlab.sweeps.launchers.basic.Basic",
+    "litlab.sweeps.launchers.local.Local",
+    "litlab.sweeps.launchers.ray.Ray",
+    "litlab.sweeps.launchers.slurm.Slurm",
+    "litlab.views.batch.TrainingBatch",
+    "litlab.views.confusion.ConfusionMatrix",
+    "litlab.views.filters.Filters",
+    "litlab.views.graph.Graph",
+    "litlab.views.mistakes.Mistakes",
+    "litlab.views.pr_curves.PRCurves",
+    "litlab.views.projector.Projector",
+    "torch.optim.Adam",
+    "torch.optim.AdamW",
+    "torch.optim.SGD",
+]
+
+
+PLUGINS = ["litlab.commands.command.CheckFirst", "hydra_plugins.litlab_sweeps.StudySweeper"]
+
+
+@pytest.mark.parametrize("target", CLASSES)
+def test_a_schema_names_arguments_that_its_class_takes(target):
+    module, _, name = target.rpartition(".")
+    try:
+        taken = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    except UserError as error:  # it takes an extra
+        pytest.skip(str(error))
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+    assert takes_any or set(schema_of(target).model_fields) <= set(taken)
+
+
+def test_every_class_that_the_configs_name_has_a_schema():
+    lines = [line for file in CONFIGS.rglob("*.yaml") for line in file.read_text().splitlines()]
+    assert {line.split()[-1] for line in lines if "_target_:" in line} == {*CLASSES, *PLUGINS}
+
+
+def test_builds_nested_components_first():
+    sequential = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}
+    assert build(sequential).weight.shape == (3, 2)
+    stack = build({"_target_": "torch.nn.ModuleList", "modules": [sequential, sequential]})
+    assert [layer.out_features for layer in stack] == [3, 3]
+    classifier = build(
+        {
+            "_target_": "digits.classifier.Classifier",
+            "channels_last": False,
+            "net": {"_target_": "digits.convnet.ConvNet", "num_classes": 4},
+        },
+        optimizer=None,
+    )
+    assert classifier.net.out.out_features == 4
+
+
+def test_passes_on_what_the_config_does_not_say():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = build({"_target_": "torch.optim.SGD", "lr": 0.25}, [parameter], momentum=0.5)
+    assert optimizer.defaults["lr"] == 0.25
+    assert optimizer.defaults["momentum"] == 0.5
+
+
+def test_wrong_arguments_are_named():
+    with pytest.raises(UserError, match="torch.optim.RMSprop cannot be built from lrr: .*'lrr'"):
+        build({"_target_": "torch.optim.RMSprop", "lrr": 1}, [])
+    with pytest.raises(UserError, match="torch.optim.*RMSprp"):
+        build({"_target_": "torch.optim.RMSprp"})
+
+
+def test_reads_a_constructor_without_importing_it():
+    assert accepted_arguments("digits.convnet.ConvNet") == {
+        "in_channels", "image_size", "channels", "kernel_size", "num_classes",
+    }  # fmt: skip
+    assert accepted_arguments("litlab.callbacks.progress.EpochLines") is None  # has the one of its base
+    assert accepted_arguments("torch.optim.RMSprop") >= {"lr", "alpha", "momentum"}
+    assert accepted_arguments("torch.nn.Linear") >= {"in_features", "out_features"}  # torch.nn imports it by a star
+    assert accepted_arguments("torchvision.transforms.v2.RandomAffine") >= {"degrees", "translate"}
+    assert accepted_arguments("lightning.pytorch.callbacks.EarlyStopping") >= {"monitor", "patience"}
+
+
+@pytest.mark.parametrize(
+    ("node", "line"),
+    [
+        ({"_target_": "torch.nn.Linear", "in_features": -1, "out_features": 3}, "negative dimension -1"),
+        ({"_target_": "torch.nn.Linear", "in_features": 10**30, "out_features": 3}, "Overflow"),
+        ({"_target_": "torch.nn.Linear", "in_features": 10**7, "out_features": 10**8}, "can't allocate memory"),
+        ({"_target_": "digits.convnet.ConvNet", "channels": [10**6, 10**8]}, "can't allocate memory"),
+        ({"_target_": "lightning.pytorch.loggers.CometLogger"}, "comet-ml"),
+        ({"_target_": "nowhere.Net"}, "No module named 'nowhere'"),
+    ],
+)
+def test_what_a_constructor_cannot_do_is_a_line_with_the_key(node, line):
+    with pytest.raises(UserError, match=rf"^model\.net[.:].*{line}"):
+        build(node, key="model.net")
