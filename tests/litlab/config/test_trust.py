@@ -15,7 +15,7 @@ from conftest import ROOT, SHORT
 from processes import run
 
 from litlab import load_run
-from litlab.config.compose import trust
+from litlab.config import trust
 from litlab.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
