@@ -1,234 +1,214 @@
-"""The front door: one small function a command. A command imports torch only once its config is valid."""
+"""The front door: a name leads to its command, a command line to a request, an error to a line and an exit code."""
 
+import errno
+import os
 import sys
-from importlib.util import find_spec
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from importlib import import_module
 from pathlib import Path
+from typing import Any, ClassVar, NoReturn, cast
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+import hydra
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from litlab.commands.command import ending, start
-from litlab.config import schema
-from litlab.config.command_line import given, of_compare, of_folders, of_predict, of_train
-from litlab.config.components import build
-from litlab.config.compose import check, config_text, load, load_trained, run_config, write_config
-from litlab.config.trust import require_mine
-from litlab.console import open_channels, require_written, say
+from litlab.commands.command import Command, Request
+from litlab.config.command_line import given, in_order
+from litlab.config.compose import check, config_text, explain, without
+from litlab.console import open_channels, say
 from litlab.distributed import processes
 from litlab.distributed.signals import Interrupted, stop
-from litlab.errors import TrainingError, UserError
-from litlab.files import read_text, write_text
-from litlab.job_log import keeping_error
-from litlab.runs.last import newest_run, remember
-from litlab.runs.links import refuse_traps
-from litlab.runs.resume import resumed
-from litlab.runs.run import Run, refuse_taken
-from litlab.sweeps.job import Job
-from litlab.sweeps.launchers.basic import Basic
+from litlab.errors import ProcessLost, TrainingError, UserError, VerificationError
+from litlab.messages import is_text, visible
+from litlab.project import CONFIGS
+from litlab.runs.resume import run_folder
+from litlab.runs.run import refuse_taken
+from litlab.runs.storage_faults import storage_may_fail
 
-EXTRA = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch_export": (), "safetensors": ("safetensors",)}
-"""Packages of the extra `export` that a format takes."""
+COMMANDS = ("train", "evaluate", "reproduce", "compare", "predict", "export", "trust")
+"""Each is a module of that name in litlab.commands."""
 
+BY_LITLAB_ALONE = ("export", "trust")
+"""Commands without a script of their own: a shell, or the system, has commands of these names."""
 
-def train() -> None:
-    """`train [OVERRIDES]`: train, then test the best weights."""
-    with ending("train"):
-        if processes.given().rank > 0:
-            _follow()
-            return
-        start("train", _train, of_train)
+NOT_FOR_US = (errno.ENAMETOOLONG, errno.EACCES)
+"""Errors of paths that nobody, or another user, can have meant."""
 
 
-def _follow() -> None:
-    """Train along with the process that torchrun or srun has started as the first, whose command line counts."""
-    with stop.listening():
-        from litlab.distributed.group import follow_given
-        from litlab.training.train import follow
-
-        try:
-            follow_given(follow)
-        except (UserError, TrainingError):  # of which the first tells
-            sys.exit(1)
-        except Interrupted as error:
-            sys.exit(error.exit_code)
+def find(name: str) -> Command[Any]:
+    """Return the command of that name; its module imports no framework."""
+    command: Command[Any] = import_module(f"litlab.commands.{name}").COMMAND
+    return command
 
 
-def evaluate() -> None:
-    """`evaluate run=FOLDER`: test the weights that a run left behind."""
-    start("evaluate", _evaluate)
+def help_of(name: str) -> str:
+    """Return what `NAME --help` prints."""
+    typed = f"litlab {name}" if name in BY_LITLAB_ALONE else name
+    shown = f"Show all keys and values:     {typed} --cfg job\n  Hydra's own flags:            {typed} --hydra-help"
+    return f"{find(name).help}\n  {shown}\n"
 
 
-def reproduce() -> None:
-    """`reproduce run=FOLDER`: run a run's config again, and say whether the results are the same."""
-    start("reproduce", _reproduce)
-
-
-def compare() -> None:
-    """`compare FOLDER… [where='optimizer.lr<0.01']`: runs side by side, grouped by their settings without the seed."""
-    start("compare", _compare, of_compare)
-
-
-def predict() -> None:
-    """`predict run=FOLDER input=PATH`: what is on pictures."""
-    start("predict", _predict, of_predict)
-
-
-def export() -> None:
-    """`litlab export run=FOLDER format=onnx`: one file that answers as the run's model does, without this project."""
-    start("export", _export)
-
-
-def trust() -> None:
-    """`litlab trust FOLDER`: show what a run or sweep from elsewhere would do, and mark it as one's own."""
-    start("trust", _trust, of_folders)
+OmegaConf.register_new_resolver("help_of", help_of)
+# Hydra asks several times, and must get the same answer: hence the cache.
+OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True)
 
 
 def main() -> None:
     """`litlab COMMAND [OVERRIDES]`, or `python -m litlab …`: a command by its name."""
     open_channels()
-    commands = {command.__name__: command for command in (train, evaluate, reproduce, compare, predict, export, trust)}
     name = sys.argv.pop(1) if len(sys.argv) > 1 else ""
-    if name not in commands:
-        say(f"litlab: usage: python -m litlab {'|'.join(commands)} [OVERRIDES]", sys.stderr)
+    if name not in COMMANDS:
+        say(f"litlab: usage: python -m litlab {'|'.join(COMMANDS)} [OVERRIDES]", sys.stderr)
         sys.exit(2)
     sys.argv[0] = f"python -m litlab {name}"
-    commands[name]()
+    start(name)
 
 
-def _train(composed: DictConfig) -> None:
-    command = check(composed, schema.TrainCommand)
-    typed = given(HydraConfig.get().overrides.task)
-    if command.resume.run is None:
-        own, changed = run_config(composed), None
-        folder = _job_folder(own)
-        remember(folder, Path(own.paths.logs))
-    else:
-        run, own = resumed(composed, typed)
-        if command.resume.run == "last":
-            say(f"resume=last: {run.folder}", sys.stderr)
-        folder, changed = run.folder, config_text(own)
-    own_keys = [key for key in typed if key.partition(".")[0] not in ("resume", "launcher")]
-    overrides = {key: typed[key].partition("=")[2] for key in own_keys}
-    settings = check(own, schema.Train)
-    launcher = build(command.launcher)
-    if not isinstance(launcher, Basic):
-        from litlab.sweeps.alone import alone
+def start(name: str) -> None:
+    """Let Hydra compose what the command line asks for, and do it; what the user can put right ends in exit code 2."""
+    with ending(name), stop.listening():
+        command = find(name)
+        if command.join and processes.given().rank > 0:
+            command.join()
+            return
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them and leaving
+        threading.excepthook = _tell_of_thread
+        _refuse_undecodable(sys.argv[1:])
+        sys.argv[1:] = command.rewrite(in_order(sys.argv[1:]))
+        processes.forget_others()
+        processes.shorten_socket_paths()
+        Prepare.request, Prepare.is_multirun = None, False
 
-        alone(Job(folder, 0, overrides, changed=changed), launcher)
-        return
-    if settings.trainer.devices not in (1, -1):
-        processes.nursery()  # imports torch, too, while this process does
-    from litlab.training.train import train as train_function
+        def job(_: DictConfig) -> None:
+            _run(name, command)
 
-    with keeping_error():
-        train_function(settings, folder, overrides, resuming=changed is not None, changed=changed)
-
-
-def _evaluate(composed: DictConfig) -> None:
-    config = check(composed, schema.Evaluate)
-    run, checkpoint, trained = _trained(config.run, config.paths)
-    if config.data.dir is not None:
-        trained = _with_data_in(trained, config.data.dir)
-    folder = _job_folder(composed)
-    from litlab.inference.evaluate import evaluate as evaluate_function
-
-    accelerator = config.accelerator or trained.trainer.accelerator
-    evaluate_function(trained, checkpoint, accelerator, run.record.precision, folder)
+        try:
+            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(job)()
+        except Exception as error:
+            is_ours = Prepare.is_multirun or Prepare.request is not None
+            if is_ours or isinstance(error, UserError | HydraException | OmegaConfBaseException):
+                raise
+            # Hydra could not make a config or a folder of what was asked; a log file's error is the cause of another.
+            failed = error if isinstance(error, OSError) else error.__cause__
+            if isinstance(failed, OSError) and failed.filename:
+                raise UserError(f"{failed.filename} cannot be used: {failed.strerror}") from error
+            raise UserError(explain(error)) from error
 
 
-def _reproduce(composed: DictConfig) -> None:
-    config = check(composed, schema.Reproduce)
-    run = Run.open(_path(config.run, config.paths))
-    if run.record.evaluated is not None:
-        raise UserError(f"run={config.run}: is an evaluation, of {run.record.evaluated}; only a training is reproduced")
-    require_mine(run.folder / "config.yaml", f"run={config.run}")
-    trained = load(run.folder / "config.yaml", schema.Train)
-    if run.record.status != "done":
-        raise UserError(f"run={config.run}: nothing to compare with, the run's status is {run.record.status}")
-    run.best_checkpoint()  # which may be gone
-    folder = _job_folder(composed)
-    write_text(folder / "config.yaml", read_text(run.folder / "config.yaml"))  # it is a training, and can be resumed
-    from litlab.training.reproduce import reproduce as reproduce_function
-
-    if not reproduce_function(run, trained, folder):
-        sys.exit(1)
+train, evaluate, reproduce, compare, predict = (
+    partial(start, name) for name in COMMANDS if name not in BY_LITLAB_ALONE
+)
 
 
-def _compare(composed: DictConfig) -> None:
-    config = check(composed, schema.Compare)
-    from litlab.comparison.compare import compare as compare_function
-    from litlab.comparison.compare import report
+def _run(name: str, command: Command[Any]) -> None:
+    """Do what Hydra's callback has made of the command line."""
+    request = Prepare.request
+    assert request is not None  # noqa: S101 (Hydra has called it before)
+    with ending(name), ExitStack() as stack:
+        if command.leaves_run:
+            stack.enter_context(storage_may_fail(request.folder, is_resumable=command.join is not None))
+        command.run(request)
 
-    folders = [Path(folder).expanduser() for folder in config.folders]
-    comparison = compare_function(folders, config.metric, config.mode, config.where)
-    report(comparison, config.format, Path(config.pictures).expanduser() if config.pictures else None)
-    require_written()
+
+class Prepare(Callback):
+    """Validates the config before Hydra makes a folder; of a multirun, before the first job starts.
+
+    Attributes:
+        request: what the command is to do.
+        is_multirun: whether litlab.sweeps is at work, which explains its errors itself.
+    """
+
+    request: ClassVar[Request[Any] | None] = None
+    is_multirun: ClassVar[bool] = False
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Make the request of a single run."""
+        name = kwargs["config_name"]
+        with ending(name):
+            os.environ.update(config.hydra.job.env_set)  # Hydra itself does so later
+            command, own = find(name), without(config, {"hydra"})
+            settings = check(own, command.settings)
+            if command.join is None:
+                _refuse_several_processes()
+            folder = Path(config.hydra.run.dir).absolute()
+            if command.leaves_run and command.join is None:
+                config_text(own)
+                refuse_taken(folder)
+            typed = given(config.hydra.overrides.task)
+            Prepare.request = command.prepare(Request(settings, own, folder, typed))
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Only trainings make a sweep; litlab.sweeps validates their configs."""
+        name = kwargs["config_name"]
+        with ending(name):
+            os.environ.update(config.hydra.job.env_set)
+            if name != "train":
+                raise UserError("does one thing at a time: leave out -m")
+            _refuse_other_sweepers(config)
+            _refuse_several_processes()
+        Prepare.is_multirun = True
 
 
-def _predict(composed: DictConfig) -> None:
-    config = check(composed, schema.Predict)
-    run, checkpoint, trained = _trained(config.run, config.paths)
-    from litlab.data.pictures import find
+def _refuse_other_sweepers(config: DictConfig) -> None:
+    """Refuse what a config file sets of Hydra's sweepers; the command line was looked at before.
 
-    pictures = find(config.input)
-    from litlab.inference.predict import predict as predict_function
-    from litlab.inference.predict import report
+    Raises:
+        UserError: the sweep would not be the lab's own, or would not obey it.
+    """
+    hydras = cast("dict[str, Any]", OmegaConf.to_container(config.hydra, resolve=False))
+    expected = {
+        "sweeper": {"_target_": "hydra_plugins.litlab_sweeps.StudySweeper"},
+        "launcher": {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"},
+        "sweep": {"dir": hydras["sweep"]["dir"], "subdir": "${hydra.job.num}"},
+    }
+    for key, value in expected.items():
+        if hydras[key] != value:
+            raise UserError(f"hydra.{key}={hydras[key]}: only hydra.sweep.dir is obeyed; leave the rest out")
 
-    accelerator = config.accelerator or trained.trainer.accelerator
-    predictions = predict_function(trained, checkpoint, accelerator, run.record.precision, pictures)
-    drawing = "predictions.png" if config.show is True else config.show
-    code = report(predictions, config.format, Path(drawing).expanduser() if drawing else None)
-    require_written()
+
+def _refuse_several_processes() -> None:
+    if processes.given().count > 1:
+        raise UserError("torchrun and srun can start several processes for one training alone: leave them out")
+
+
+def _refuse_undecodable(arguments: Sequence[str]) -> None:
+    """Refuse what could not be written into a config or a record: names of files may be any bytes."""
+    for text in arguments:
+        if not is_text(text):
+            hint = "rename it, or set PYTHONUTF8=1 if it is UTF-8"
+            raise UserError(f"{text}: cannot be read as {sys.getfilesystemencoding()}; {hint}")
+
+
+def _tell_of_thread(failed: threading.ExceptHookArgs) -> None:
+    """A thread that cannot write says so to whoever waits for it; that is enough."""
+    if not isinstance(failed.exc_value, OSError):
+        threading.__excepthook__(failed)
+
+
+@contextmanager
+def ending(name: str) -> Iterator[None]:
+    """End the command as it should end: with a line for each thing that was wrong, and the right exit code."""
+    open_channels()
+    try:
+        yield
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        _leave(name, str(error) if isinstance(error, UserError) else explain(error), 2)
+    except (TrainingError, VerificationError, ProcessLost) as error:
+        _leave(name, visible(str(error)), 1)
+    except Interrupted as error:
+        _leave(name, f"stopped by {error}", error.exit_code)
+    except OSError as error:
+        if error.errno not in NOT_FOR_US or error.filename is None:
+            raise
+        _leave(name, visible(f"{os.fsdecode(error.filename)} cannot be used: {error.strerror}"), 2)
+
+
+def _leave(name: str, message: str, code: int) -> NoReturn:
+    for line in message.splitlines():
+        say(f"{name}: {line}", sys.stderr)
     sys.exit(code)
-
-
-def _export(composed: DictConfig) -> None:
-    config = check(composed, schema.Export)
-    run, checkpoint, trained = _trained(config.run, config.paths)
-    if missing := [package for package in EXTRA[config.format] if find_spec(package) is None]:
-        raise UserError(f"format={config.format}: takes {', '.join(missing)}; pip install -e '.[export]' brings all")
-    if config.file is None:
-        refuse_traps(run.folder, f"run={config.run}")
-    from litlab.inference.export import export as export_function
-
-    export_function(run, trained, checkpoint, config.format, Path(config.file).expanduser() if config.file else None)
-
-
-def _trust(composed: DictConfig) -> None:
-    config = check(composed, schema.Trust)
-    from litlab.commands.trust import trust as trust_function
-
-    for folder in config.folders:
-        trust_function(Path(folder).expanduser(), config.yes)
-
-
-def _trained(asked: str | int, paths: schema.Paths) -> tuple[Run, Path, schema.Train]:
-    """The run that was asked for, the checkpoint that was, or its best one, and its config."""
-    path = _path(asked, paths)
-    run = Run.open(path)
-    checkpoint = path.absolute() if path.suffix == ".ckpt" else run.best_checkpoint()
-    return run, checkpoint, load_trained(run.folder / "config.yaml", paths)
-
-
-def _with_data_in(trained: schema.Train, folder: str) -> schema.Train:
-    """The run's config, with its data in another folder."""
-    if "dir" not in trained.data:
-        raise UserError(f"data.dir={folder}: {trained.data['_target_']}, the run's data module, takes no dir")
-    return trained.model_copy(update={"data": trained.data | {"dir": folder}})
-
-
-def _path(run: str | int, paths: schema.Paths) -> Path:
-    """Where the run is that was asked for."""
-    if run != "last":
-        return Path(str(run)).expanduser()
-    folder = newest_run(Path(paths.logs)).folder
-    say(f"run=last: {folder}", sys.stderr)
-    return folder
-
-
-def _job_folder(composed: DictConfig) -> Path:
-    """The folder that Hydra made for this job, now with the composed config in it."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    refuse_taken(folder)
-    write_config(folder, composed)
-    return folder

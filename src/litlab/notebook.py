@@ -10,6 +10,7 @@ from litlab.distributed.signals import stop
 from litlab.errors import UserError
 from litlab.files import new_folder
 from litlab.runs.run import Run
+from litlab.runs.storage_faults import storage_may_fail
 
 FOR_THE_COMMAND = ("resume", "sweep", "launcher", "hydra")
 """Keys of what a call cannot do."""
@@ -49,13 +50,14 @@ def train(*overrides: str) -> Run:
         raise UserError(f"{text}: is for the command `train` alone; leave it out")
     own = run_config(composed)
     config = check(own, schema.Train)
-    from litlab.training.train import train as train_function
+    from litlab.training.train import train as train_run
 
     folder = Path(new_folder(f"{config.paths.logs}/train/runs"))
     write_config(folder, own)
+    changes = {key: text.partition("=")[2] for key, text in texts.items()}
     in_main_thread = threading.current_thread() is threading.main_thread()
-    with _logging_into(folder), stop.listening() if in_main_thread else nullcontext():
-        return train_function(config, folder, {key: text.partition("=")[2] for key, text in texts.items()})
+    with _logging_into(folder), stop.listening() if in_main_thread else nullcontext(), storage_may_fail(folder):
+        return train_run(config, Run.create(folder, config.seed, changes))
 
 
 @contextmanager

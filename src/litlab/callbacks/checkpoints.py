@@ -88,6 +88,11 @@ class Checkpoints(Checkpoint):
         self._saved: dict[str, Any] | None = None
         run.record.metrics.monitor = self.monitor
 
+    @staticmethod
+    def of(trainer: Trainer) -> "Checkpoints":
+        """Return the one among the trainer's callbacks."""
+        return next(one for one in trainer.callbacks if isinstance(one, Checkpoints))  # type: ignore[attr-defined]
+
     def state_dict(self) -> dict[str, Any]:
         """What the record says of the metrics, where the loggers are, and what the optimizer was made from."""
         return {

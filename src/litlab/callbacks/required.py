@@ -34,20 +34,24 @@ class RequiredMetrics(Callback):
         self._was_validated = False
 
     @classmethod
-    def of(cls, config: schema.Train, callbacks: Mapping[str, Callback], objectives: Iterable[str]) -> Self:
+    def of_run(cls, config: schema.Train, callbacks: Mapping[str, Callback]) -> Self:
         """Collect what the config's settings name, and the callbacks by their attribute `monitor`.
 
         Args:
             config: the run's.
             callbacks: the run's, by their config keys.
-            objectives: the metrics that the jobs of a sweep are compared by.
         """
         metrics: dict[str, Any] = {"checkpoint.monitor": config.checkpoint.monitor}
-        metrics |= {f"sweep.objectives.{name}": name for name in objectives if name != config.checkpoint.monitor}
         metrics |= {f"{key}.monitor": getattr(callback, "monitor", None) for key, callback in callbacks.items()}
         optional = {f"{key}.monitor" for key, callback in callbacks.items() if not getattr(callback, "strict", True)}
         named = {key: name for key, name in metrics.items() if isinstance(name, str)}
         return cls(named, config.test, frozenset(optional))
+
+    @classmethod
+    def of_sweep(cls, config: schema.Train, objectives: Iterable[str]) -> Self:
+        """Collect the metrics that a sweep compares its jobs by, besides the monitored one."""
+        others = (name for name in objectives if name != config.checkpoint.monitor)
+        return cls({f"sweep.objectives.{name}": name for name in others}, config.test)
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look for the metrics of the validation."""

@@ -1,12 +1,17 @@
-"""Showing what a run, a sweep or an experiment from elsewhere would do, and marking it as one's own."""
+"""`litlab trust FOLDER`: show what a run, sweep or experiment from elsewhere would do, and mark it as one's own."""
 
 import json
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from litlab.commands.command import Command, Request
+from litlab.config.command_line import of_folders
+from litlab.config.schema import Paths, Settings
 from litlab.config.trust import is_mine, marked, settings_as_written
 from litlab.console import say
 from litlab.errors import UserError
@@ -15,6 +20,36 @@ from litlab.messages import one_line
 
 MOST_SHOWN = 60
 """Lines about one file."""
+
+
+HELP = """\
+trust: mark a run, a sweep or an experiment that was made elsewhere as your own.
+
+  litlab trust FOLDER             shows what it would build, run and write, and asks
+  litlab trust FOLDER yes=true    marks it without asking
+  litlab trust experiment/X.yaml  the same for one experiment
+
+What you have made carries your mark: it may build anything, and can be resumed and reproduced. What carries no mark is
+data: it can be compared, evaluated, exported and predicted with, and builds nothing but its data, model and network.
+Your own runs need this once on another machine. The key is in ~/.local/state/litlab; LITLAB_HOME moves it.
+"""
+
+
+class Trust(Settings):
+    """Everything that `litlab trust` can be told."""
+
+    folders: Annotated[list[str], Field(min_length=1)]
+    """Folders of runs or sweeps, or experiments' files."""
+    yes: bool
+    """Whether to mark them without asking."""
+    paths: Paths
+    """Where things are."""
+
+
+def run(request: Request[Trust]) -> None:
+    """Mark each of the folders."""
+    for folder in request.settings.folders:
+        trust(Path(folder).expanduser(), request.settings.yes)
 
 
 def trust(path: Path, yes: bool) -> None:
@@ -103,3 +138,6 @@ def _effects_of(values: Any, key: str = "") -> Iterator[str]:
 
 def _agreed() -> bool:
     return sys.stdin.isatty() and input("Mark it as yours? [y/N] ").strip().lower() in ("y", "yes")
+
+
+COMMAND = Command(Trust, HELP, run, rewrite=of_folders)

@@ -320,6 +320,10 @@ class SweepCommand(Settings):
 class TrainCommand(Train, SweepCommand):
     """Everything that `train` can be told."""
 
+    def of_run(self) -> Train:
+        """Return the settings of the run alone."""
+        return Train.model_construct(**{name: getattr(self, name) for name in Train.model_fields})
+
 
 class Basic(Settings):
     """Settings of litlab.sweeps.launchers.basic.Basic."""
@@ -383,94 +387,6 @@ class Slurm(Settings):
             hint = f"Slurm may warn a minute earlier than launcher.warning={self.warning} says"
             raise ValueError(f"launcher.time={self.time}: leaves no time for a job; {hint}")
         return self
-
-
-class OfRun(Settings):
-    """What commands that compute with a run's model can be told."""
-
-    run: str | int
-    """Folder of the run, a checkpoint in it, or `last` for the newest run; a multirun's folders are numbers."""
-    accelerator: Literal["auto", "cpu", "gpu", "mps"] | None
-    """Kind of device; null for the one of the training."""
-    paths: Paths
-    """Where things are."""
-
-
-class DataPlace(Settings):
-    """Where a run's data is by now."""
-
-    dir: AbsolutePath | None
-    """Folder of the data; null for the one that the run was trained with."""
-
-
-class Evaluate(OfRun):
-    """Everything that `evaluate` can be told."""
-
-    data: DataPlace
-    """Where the run's data is by now."""
-
-
-class Predict(OfRun):
-    """Everything that `predict` can be told."""
-
-    input: Annotated[str, Field(min_length=1)]
-    """A picture, a folder of them, a pattern such as 'scans/*.png', or `-` for one on standard input."""
-    format: Literal["table", "json", "csv"]
-    """What is printed: a table for people, or a document with all digits."""
-    show: bool | str
-    """Whether to draw the inputs as the network sees them, with its answers, into predictions.png, or the file to."""
-
-
-class Export(Settings):
-    """Everything that `export` can be told."""
-
-    run: str | int
-    """Folder of the run, a checkpoint in it, or `last` for the newest run."""
-    format: Literal["onnx", "torch_export", "safetensors"]
-    """What is written: a model for ONNX Runtime, one for torch.export.load, or the network's weights alone."""
-    file: str | None
-    """Where to; null for `export/model` in the run's folder, with the format's extension."""
-    paths: Paths
-    """Where things are."""
-
-
-class Reproduce(Settings):
-    """Everything that `reproduce` can be told."""
-
-    run: str | int
-    """Folder of the run, or `last` for the newest."""
-    paths: Paths
-    """Where things are."""
-
-
-class Compare(Settings):
-    """Everything that `compare` can be told."""
-
-    folders: list[str]
-    """Runs', sweeps', or what holds such, at any depth."""
-    format: Literal["table", "json", "csv", "markdown"]
-    """What is printed: a table for people, or a document with all digits, or for a page."""
-    metric: str | None
-    """What the runs are compared by; null for what they monitor."""
-    mode: Literal["min", "max"] | None
-    """Whether less or more of it is better; null for what the runs say of the monitored metric."""
-    where: str | None
-    """Conditions on the runs, such as 'optimizer.lr<0.01 and status==done'; null for all."""
-    pictures: str | None
-    """Folder for pictures of it; null for none."""
-    paths: Paths
-    """Where things are."""
-
-
-class Trust(Settings):
-    """Everything that `litlab trust` can be told."""
-
-    folders: Annotated[list[str], Field(min_length=1)]
-    """Folders of runs or sweeps, or experiments' files."""
-    yes: bool
-    """Whether to mark them without asking."""
-    paths: Paths
-    """Where things are."""
 
 
 class Adam(Settings):

@@ -11,7 +11,9 @@ from litlab.callbacks.shared_metrics import SharedMetrics
 from litlab.config import schema
 from litlab.distributed.hardware import use_all_cores
 from litlab.runs.run import Run
-from litlab.training.train import make_trainer, note_device, restored, settings_elsewhere, test
+from litlab.training.build import make_trainer, note_device, settings_elsewhere
+from litlab.training.restore import restored
+from litlab.training.train import test
 
 log = logging.getLogger(__name__)
 

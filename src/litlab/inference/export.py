@@ -22,7 +22,7 @@ from litlab.files import replacing
 from litlab.inference.predict import as_batch, labels, with_progress
 from litlab.messages import first_lines
 from litlab.runs.run import Run
-from litlab.training.train import restored
+from litlab.training.restore import restored
 
 Format = Literal["onnx", "torch_export", "safetensors"]
 

@@ -29,10 +29,6 @@ def run_folder(asked: str | int | None, logs: str, command: str) -> str:
     return new_folder(f"{logs}/{command}/runs") if asked is None else str(run_to_resume(asked, Path(logs)).folder)
 
 
-# Hydra asks several times, and must get the same answer: hence the cache.
-OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True)
-
-
 def run_to_resume(asked: str | int, logs: Path) -> Run:
     """The run in the folder that was asked for; of `last`, the newest that was stopped before its end.
 

@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
@@ -177,16 +177,27 @@ class Record(Part):
 
 
 class Run:
-    """A run's folder and its record, which is on disk whenever `save` returns."""
+    """A run's folder and its record, which is on disk whenever `save` returns.
 
-    def __init__(self, folder: Path, record: Record) -> None:
+    Attributes:
+        is_resumed: whether it was begun by an earlier process and goes on here.
+    """
+
+    def __init__(self, folder: Path, record: Record, is_resumed: bool = False) -> None:
         self.folder = folder
         self.record = record
+        self.is_resumed = is_resumed
+        self._changed_config: str | None = None
         self._lock = FolderLock(folder)
 
     @classmethod
-    def create(cls, folder: Path, seed: int) -> Self:
-        """The run that starts now, in `folder`, which exists.
+    def create(cls, folder: Path, seed: int, overrides: Mapping[str, str] | None = None) -> Self:
+        """Begin a run in `folder`, which exists.
+
+        Args:
+            folder: where the run leaves everything.
+            seed: the run's seed.
+            overrides: the settings of this run alone, as they were typed, by their keys.
 
         Raises:
             UserError: the folder holds a run already.
@@ -195,6 +206,7 @@ class Run:
             command=" ".join([Path(sys.argv[0]).name, *map(shell_quoted, sys.argv[1:])]),
             started=datetime.now(UTC),
             seed=seed,
+            overrides=dict(overrides or {}),
             git=_git(),
             python=PYTHON,
             versions=_versions(),
@@ -213,21 +225,31 @@ class Run:
         return run
 
     @classmethod
-    def reopen(cls, folder: Path) -> Self:
-        """The run in `folder`, to go on with it.
+    def reopen(cls, folder: Path, overrides: Mapping[str, str] | None = None, config: str | None = None) -> Self:
+        """Open the run in `folder` to resume it.
+
+        Args:
+            folder: the run's.
+            overrides: settings that are changed now, as they were typed, by their keys.
+            config: what config.yaml is to hold once the run has been resumed; None leaves it as it is.
 
         Raises:
-            UserError: there is none, or another process is at work on it.
+            UserError: there is no run, or another process is at work on it.
         """
         run = cls.open(folder, "resume")
         run.claim()
+        run.is_resumed, run._changed_config = True, config
+        run.record.overrides |= overrides or {}
         return run
 
-    def go_on(self, step: int) -> None:
+    def resume(self, step: int) -> None:
         """Record that the run goes on after this step."""
         record = self.record
         record.status, record.reason, record.ended = "running", None, None
         record.resumed.append(Resumption(at=datetime.now(UTC), step=step))
+        self.save()
+        if self._changed_config is not None:
+            write_text(self.folder / "config.yaml", self._changed_config)
 
     def other_versions(self) -> dict[str, tuple[str, str]]:
         """Python and packages that have another version now than when the run began, and both."""

@@ -9,10 +9,13 @@ from litlab.config import schema
 from litlab.config.compose import check, load, parse
 from litlab.errors import ProcessLost, Pruned, StorageError, TrainingError, UserError
 from litlab.job_log import log_into
+from litlab.runs.run import Run
 from litlab.runs.storage_faults import storage_may_fail
 from litlab.sweeps.space import Params
 
 if TYPE_CHECKING:
+    from lightning.pytorch import Callback
+
     from litlab.sweeps.ledger import Ledger
 
 log = logging.getLogger(__name__)
@@ -93,13 +96,26 @@ def run(job: Job) -> Ended:
 def _train(job: Job) -> None:
     log_into(job.folder)
     changed = job.changed and check(parse(job.changed, "config.yaml"), schema.Train)
-    config = changed or load(job.folder / "config.yaml", schema.Train)
+    settings = changed or load(job.folder / "config.yaml", schema.Train)
     from litlab.training.train import train
 
-    hopeless = None
-    if job.pruning:
-        from litlab.sweeps.study import Pruner
+    if (job.folder / "run.json").exists():
+        run = Run.reopen(job.folder, job.params, job.changed)
+    else:
+        run = Run.create(job.folder, settings.seed, job.params)
+    train(settings, run, callbacks=_callbacks(job, settings))
 
-        hopeless = job.pruning.metric, Pruner(job.pruning.ledger.load(job.pruning.rule), job.number)
-    resuming = (job.folder / "run.json").exists()
-    train(config, job.folder, job.params, resuming, job.changed, hopeless, job.objectives)
+
+def _callbacks(job: Job, settings: schema.Train) -> list["Callback"]:
+    """Return what a job of a sweep has besides what every run has."""
+    if job.sweep is None:
+        return []
+    from litlab.callbacks.pruning import Pruning as PruningCallback
+    from litlab.callbacks.required import RequiredMetrics
+    from litlab.sweeps.study import Pruner
+
+    callbacks: list[Callback] = [RequiredMetrics.of_sweep(settings, job.objectives)]
+    if job.pruning:
+        should_prune = Pruner(job.pruning.ledger.load(job.pruning.rule), job.number)
+        callbacks.append(PruningCallback(job.pruning.metric, should_prune))
+    return callbacks

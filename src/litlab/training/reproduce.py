@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_flatten
 from litlab.config import schema
 from litlab.runs.checkpoint import load_weights, read
 from litlab.runs.run import Record, Run
-from litlab.training.train import build_module, train
+from litlab.training.build import build_module
+from litlab.training.train import train
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ def reproduce(original: Run, config: schema.Train, folder: Path) -> bool:
     """
     before = read(original.best_checkpoint())
     load_weights(build_module(config), original.best_checkpoint())  # which may refuse them
-    again = train(config, folder, original.record.overrides)
+    again = train(config, Run.create(folder, config.seed, original.record.overrides))
     now = read(again.best_checkpoint())
     differences = [
         *_different_metrics(original.record, again.record),

@@ -99,7 +99,7 @@ CLASSES = [
 ]
 
 
-PLUGINS = ["litlab.commands.command.CheckFirst", "hydra_plugins.litlab_sweeps.StudySweeper"]
+PLUGINS = ["litlab.cli.Prepare", "hydra_plugins.litlab_sweeps.StudySweeper"]
 
 
 @pytest.mark.parametrize("target", CLASSES)

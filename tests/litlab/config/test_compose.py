@@ -10,6 +10,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from litlab.commands.evaluate import Evaluate
 from litlab.config import schema
 from litlab.config.compose import check, config_text, explain, load, read, run_config, settled, write_config
 from litlab.config.compose import compose as litlab_compose
@@ -212,7 +213,7 @@ def test_zero_is_a_seed():
 
 def test_a_missing_value_says_how_to_give_it():
     with pytest.raises(UserError, match="run: needs a value, give run=…"):
-        check(compose(command="evaluate"), schema.Evaluate)
+        check(compose(command="evaluate"), Evaluate)
 
 
 def test_load_reads_what_was_saved(tmp_path):

@@ -154,7 +154,7 @@ def test_a_job_that_does_not_get_on_is_not_put_back_for_ever(a_run, tmp_path, mo
     folder = shutil.copytree(a_run, tmp_path / "run")
     stuck = Run.open(folder)
     for _ in range(2):
-        stuck.go_on(7)
+        stuck.resume(7)
     stuck.end("interrupted", "SIGUSR1")
     reason = "launcher.time is too short for it: it has not done a step in its whole time"
     assert _put_back(Job(folder, 0, {})) == reason  # to put it back would fail, this being in no job of Slurm's

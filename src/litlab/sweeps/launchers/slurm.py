@@ -128,10 +128,10 @@ def _work(job: Job, argv: list[str]) -> Ended | None:
 
 def _follow() -> None:
     from litlab.distributed.group import follow_given
-    from litlab.training.train import follow
+    from litlab.training.train import run_worker
 
     try:
-        follow_given(follow)
+        follow_given(run_worker)
     except (UserError, TrainingError, ProcessLost):
         sys.exit(1)  # the first one tells
 

@@ -1,0 +1,240 @@
+"""From settings to Lightning's objects: the module and the Trainer with its callbacks and loggers."""
+
+import logging
+import platform
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ProgressBar, Timer
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
+
+from litlab.callbacks.checkpoints import Checkpoints
+from litlab.callbacks.class_accuracy import ClassAccuracy
+from litlab.callbacks.first_batch import FirstBatch
+from litlab.callbacks.guard import guarded
+from litlab.callbacks.overview import Overview
+from litlab.callbacks.progress import progress
+from litlab.callbacks.record import RecordRun
+from litlab.callbacks.required import RequiredMetrics
+from litlab.callbacks.shared_metrics import SharedMetrics
+from litlab.callbacks.throughput import Throughput
+from litlab.config import schema
+from litlab.config.components import build, import_target, parameters, takes
+from litlab.data.augment import on_each_image
+from litlab.distributed.ddp import ExactDDP
+from litlab.distributed.group import from_first, is_first, place
+from litlab.distributed.hardware import best_precision, is_cpu
+from litlab.engine.metrics import StepMetrics
+from litlab.engine.schedule import ScheduleFactory
+from litlab.engine.steps import execute_steps
+from litlab.engine.stopping import StoppableTrainer
+from litlab.errors import UserError
+from litlab.runs.run import Run
+from litlab.runs.writing import WholeFiles
+from litlab.training.errors import damaged_checkpoint_refused, lightning_refusals_explained
+
+log = logging.getLogger(__name__)
+
+PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
+
+
+def processes_here(config: schema.Trainer) -> int:
+    """How many processes train together on this machine, if nobody has started them: one a device."""
+    if isinstance(config.devices, list):
+        return len(config.devices)
+    return config.devices if config.devices > 0 else max(1, torch.cuda.device_count())
+
+
+# Which devices there are and what each default means; set here because Lightning sets its own level when imported.
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+# Lightning 2.6 asks torch in a way that torch 2.14 calls old; a user can do nothing about it.
+warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", category=FutureWarning)
+# An empty list is how a data module says that nothing is held out; where that matters, RecordRun says so.
+warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")
+# Whether Slurm starts the processes is the command line's choice, and `litlab.distributed.processes` knows.
+warnings.filterwarnings("ignore", message="The `srun` command is available on your system but is not used")
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training consists of.
+
+    Attributes:
+        named_callbacks: those that the settings name, by their keys.
+    """
+
+    data: LightningDataModule
+    module: LightningModule
+    trainer: Trainer
+    checkpoints: Checkpoints
+    overview: Overview
+    named_callbacks: dict[str, Callback]
+
+    @contextmanager
+    def errors_explained(self, checkpoint: Path | None) -> Iterator[None]:
+        """Turn what Lightning refuses, and what a checkpoint breaks, into errors that the user can act on."""
+        with (
+            lightning_refusals_explained(self.named_callbacks),
+            damaged_checkpoint_refused(checkpoint, self.checkpoints),
+        ):
+            yield
+
+
+def build_training(settings: schema.Train, run: Run, callbacks: Sequence[Callback] = ()) -> Training:
+    """Build the data, the module and the Trainer with all that a run has; `callbacks` come behind all others."""
+    data: LightningDataModule = build(settings.data, key="data")
+    module = build_module(settings)
+    metrics = StepMetrics(settings.trainer.on_nan == "skip")  # the first, so that the others find what it gathers
+    throughput, checkpoints, overview = Throughput(), Checkpoints(run, settings, metrics), Overview(run)
+    named: dict[str, Callback] = {
+        f"callbacks.{name}": build(node, key=f"callbacks.{name}") for name, node in settings.callbacks.items()
+    }
+    _refuse_tuners(named)
+    views = {f"views.{name}": build(node, key=f"views.{name}") for name, node in settings.views.items()}
+    named |= {key: guarded(key, view) for key, view in views.items()}
+    of_first_process = [RecordRun(run, throughput, metrics, named), overview, progress()] if is_first() else []
+    own = [
+        FirstBatch(settings.data, settings.model),
+        throughput,
+        guarded("accuracy of each class", ClassAccuracy(run)),
+        SharedMetrics(),
+        RequiredMetrics.of_run(settings, named),
+        *of_first_process,
+        checkpoints,
+    ]
+    if settings.trainer.precision == "auto" and run.record.precision is None:
+        run.record.precision, reason = from_first(lambda: best_precision(settings.trainer.accelerator, module))
+        log.info("trainer.precision=auto: %s, as %s", run.record.precision, reason)
+    trainer = make_trainer(
+        settings.trainer,
+        callbacks=[metrics, *named.values(), *own, *callbacks],
+        logger=[build(node, key=f"logger.{name}", save_dir=run.folder) for name, node in settings.logger.items()],
+        folder=run.folder,
+        precision=run.record.precision,
+    )
+    if settings.trainer.max_time:
+        named["trainer.max_time"] = next(one for one in trainer.callbacks if isinstance(one, Timer))  # type: ignore[attr-defined]
+    execute_steps(trainer, settings.trainer.steps_per_execution, metrics, checkpoints)
+    note_device(run, trainer)
+    run.record.settings = settings.model_dump()
+    return Training(data, module, trainer, checkpoints, overview, named)
+
+
+def _refuse_tuners(callbacks: Mapping[str, Callback]) -> None:
+    """Refuse what tries settings out in trainings within the training, which a run's folder cannot hold.
+
+    Raises:
+        UserError: there is one.
+    """
+    for key, callback in callbacks.items():
+        for kind, setting in ((BatchSizeFinder, "data.batch_size"), (LearningRateFinder, "optimizer.lr")):
+            if isinstance(callback, kind):
+                found = f"what a {kind.__name__} finds would not be in the run's config"
+                raise UserError(f"{key}: {found}; try values of {setting} by -m")
+
+
+def build_module(config: schema.Train) -> LightningModule:
+    """The LightningModule with its network, its weights drawn anew.
+
+    It is given what its constructor takes of `optimizer`, `scheduler` and `augment`.
+
+    Raises:
+        UserError: it cannot be built, or does not take what the config has for it.
+    """
+    target = config.model["_target_"]
+    found = import_target(target, "model")
+    parts: dict[str, Any] = {}
+    if config.optimizer:
+        parts["optimizer"] = partial(build, config.optimizer, key="optimizer")
+    elif (argument := parameters(found).get("optimizer")) and argument.default is argument.empty:
+        raise UserError(f"optimizer=none: {target} takes one; choose it, such as optimizer=adam")
+    if config.scheduler:
+        parts["scheduler"] = ScheduleFactory(config.scheduler, config.checkpoint)
+    if config.augment:
+        parts["augment"] = on_each_image(build(config.augment, key="augment"))
+    for name in [name for name in parts if not takes(found, name)]:
+        del parts[name]
+        if name != "optimizer":
+            raise UserError(f"{name}: {target} takes no argument of that name; leave it out by {name}=none")
+        log.warning("optimizer: %s takes none and makes its own; optimizer=none says so", target)
+    module = build(config.model, key="model", **parts)
+    if not isinstance(module, LightningModule):
+        raise UserError(f"model._target_={target}: gives a {type(module).__name__}, not a LightningModule")
+    return module
+
+
+def make_trainer(
+    config: schema.Trainer,
+    callbacks: list[Callback],
+    logger: list[Logger],
+    folder: Path,
+    precision: str | None = None,
+) -> Trainer:
+    """Lightning's Trainer; it draws and prints nothing of its own but a progress bar among the `callbacks`.
+
+    Where the config leaves the choice, `precision` is the number format that the run has chosen.
+
+    Raises:
+        UserError: Lightning refuses these settings, or would silently compute in another number format.
+    """
+    settings = config.model_dump(exclude={"steps_per_execution", "on_nan"})
+    if place().count > 1:
+        settings |= {"strategy": ExactDDP(), "num_nodes": place().count // place().local_count}
+        if not isinstance(config.devices, list):
+            settings["devices"] = place().local_count
+    if config.precision == "auto":
+        settings["precision"] = precision or "32-true"
+    if settings["precision"] == "16-mixed" and is_cpu(config.accelerator):  # Lightning would take bf16-mixed
+        raise UserError("trainer.precision=16-mixed: is for GPUs, and this is a CPU; set bf16-mixed, 32-true or auto")
+    if config.profiler and is_first():
+        settings["profiler"] = PROFILERS[config.profiler](dirpath=folder, filename="profile")
+    with lightning_refusals_explained(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="GPU available but not used")  # as trainer=cpu says
+        trainer = StoppableTrainer(
+            **settings,
+            callbacks=callbacks,
+            logger=logger,
+            plugins=[WholeFiles(folder), LightningEnvironment()] if place().count == 1 else WholeFiles(folder),
+            default_root_dir=folder,
+            enable_model_summary=False,
+            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        )
+    if place().count > 1:  # Lightning's handler of SIGTERM waits for the other processes, wherever this one is
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
+
+
+def settings_elsewhere(config: schema.Trainer, accelerator: str) -> schema.Trainer:
+    """A run's settings of the Trainer for one device of another kind; a CPU takes 32 bits for a GPU's 16."""
+    changes: dict[str, Any] = {"accelerator": accelerator, "devices": 1, "profiler": None}
+    if config.precision == "16-mixed" and is_cpu(accelerator):
+        log.info("trainer.precision=16-mixed is for GPUs; on this CPU it is 32-true")
+        changes["precision"] = "32-true"
+    return config.model_copy(update=changes)
+
+
+def describe(trainer: Trainer) -> str:
+    """The device and its number format in words that tell machines apart."""
+    device = trainer.strategy.root_device
+    is_cuda = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if is_cuda else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    several = f"{trainer.world_size} processes, each on " if trainer.world_size > 1 else ""
+    return f"{several}{device} ({name}, {trainer.precision})"
+
+
+def note_device(run: Run, trainer: Trainer) -> None:
+    """Record what the run is computed on; if that has changed since the run began, say so."""
+    device, before = describe(trainer), run.record.device
+    if before and device != before:
+        log.warning("this run began on %s and goes on on %s: it will not be exact to the bit", before, device)
+    run.record.device = device
+    run.record.precision = trainer.precision  # type: ignore[assignment]  # the config allows no others
