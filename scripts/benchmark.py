@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import hydra
 import lightning
@@ -47,7 +46,7 @@ from litlab.distributed.hardware import cores, has_bf16_instructions, use_all_co
 from litlab.engine.graphs.cuda import CudaGraph
 from litlab.engine.graphs.optimization import WARM_UP
 from litlab.project import CONFIGS
-from litlab.training import train as commands_train
+from litlab.runs.run import Run
 from litlab.training.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -308,7 +307,7 @@ def ours(task: Task, precision: str) -> float:
             "trainer.max_epochs=2", f"trainer.limit_train_batches={task.steps}", "trainer.limit_val_batches=1",
             f"data.batch_size={task.batch_size}", f"data.dir={DATA}", "test=false",
         )  # fmt: skip
-        return train(config, Path(folder)).record.metrics.last["examples_per_second"]
+        return train(config, Run.create(Path(folder), config.seed)).record.metrics.last["examples_per_second"]
 
 
 def settings(*overrides: str) -> schema.Train:
@@ -390,23 +389,26 @@ def memory(device: str, folder: Path) -> dict[str, float]:
 
 def pictures(device: str, folder: Path) -> dict[str, float]:
     """What drawing takes of the default run, and how much TensorBoard gets to read."""
-    set_up, seconds = commands_train.set_up, [0.0]
-
-    def clocked_set_up(*arguments: Any) -> Any:
-        trainer, *others = set_up(*arguments)
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if type(callback).__module__.startswith(("litlab.views", "litlab.callbacks.class_accuracy")):
-                clock_hooks(callback, seconds)
-        return trainer, *others
-
-    with patch.object(commands_train, "set_up", clocked_set_up):
-        since = time.perf_counter()
-        train(settings(f"trainer={device}"), folder)
-        whole = time.perf_counter() - since
+    clock, since = ClockedPictures(), time.perf_counter()
+    train(settings(f"trainer={device}"), Run.create(folder, seed=42), callbacks=[clock])
+    whole = time.perf_counter() - since
     return {
-        "pictures: share of the default run's time (%)": 100 * seconds[0] / whole,
+        "pictures: share of the default run's time (%)": 100 * clock.seconds[0] / whole,
         "event files of the default run (MB)": sum(file.stat().st_size for file in folder.glob("events.*")) / 1e6,
     }
+
+
+class ClockedPictures(Callback):
+    """Clocks the callbacks that draw."""
+
+    def __init__(self) -> None:
+        self.seconds = [0.0]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Clock them from here on."""
+        for callback in trainer.callbacks if stage == "fit" else ():  # type: ignore[attr-defined]
+            if type(callback).__module__.startswith(("litlab.views", "litlab.callbacks.class_accuracy")):
+                clock_hooks(callback, self.seconds)
 
 
 def clock_hooks(callback: Callback, seconds: list[float]) -> None:
@@ -433,7 +435,7 @@ def speedrun(device: str, folder: Path) -> dict[str, float]:
     for seed in seeds:
         (folder / str(seed)).mkdir()
         config = settings("experiment=speedrun", f"trainer.accelerator={device}", f"seed={seed}")
-        run = train(config, folder / str(seed)).record
+        run = train(config, Run.create(folder / str(seed), seed)).record
         seconds.append(run.training_seconds or math.nan)
         rest.append(seconds[-1] * (run.examples_per_second or math.nan) / run.metrics.last["examples_per_second"])
         accuracies.append(run.metrics.test["test/acc"])
@@ -535,7 +537,7 @@ def trained_in(count: int, task: Task) -> float:
             "trainer.max_epochs=2", f"trainer.limit_train_batches={task.steps}", "trainer.limit_val_batches=1",
             f"data.batch_size={task.batch_size}", f"data.dir={DATA}", "test=false", "views=none",
         )  # fmt: skip
-        return train(config, Path(folder)).record.metrics.last["examples_per_second"]
+        return train(config, Run.create(Path(folder), config.seed)).record.metrics.last["examples_per_second"]
 
 
 # --- the report -------------------------------------------------------------------------------------------------------

@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -37,7 +36,6 @@ from digits.mnist import prepare
 from litlab import cli
 from litlab.comparison.compare import compare
 from litlab.config import schema
-from litlab.files import write_text
 from litlab.runs.run import Record, Run
 from litlab.sweeps.outcome import Outcome
 from litlab.sweeps.plan import Base, Plan
@@ -253,12 +251,11 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def do_nothing(config: schema.Train, folder: Path, *_: object, before: Memory) -> None:
+def do_nothing(settings: schema.Train, run: Run, *, callbacks: object, before: Memory) -> None:  # noqa: ARG001 (as of train)
     """Leave a record as a training would; the first one notes the memory."""
-    record = Record(command="", status="done", started=datetime.now(UTC), seed=config.seed, python="", versions={})
-    record.metrics.monitor, record.metrics.best = "val/acc", {"val/acc": 0.5}
-    record.settings = config.model_dump()
-    write_text(folder / "run.json", record.model_dump_json())
+    with run.tracked():
+        run.record.metrics.monitor, run.record.metrics.best = "val/acc", {"val/acc": 0.5}
+        run.record.settings = settings.model_dump()
     if before.empty():
         note_memory(before)
 

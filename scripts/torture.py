@@ -32,13 +32,13 @@ from rich.table import Table
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.compat.proto.graph_pb2 import GraphDef
 
-import litlab.training.train
 from digits.mnist import prepare
 from litlab.config import schema
 from litlab.config.compose import check, run_config, write_config
 from litlab.project import CONFIGS
 from litlab.runs.checkpoint import read
 from litlab.runs.run import Run
+from litlab.training.train import train as train_run
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMON = (
@@ -162,8 +162,8 @@ def train(config: schema.Train, run: Path, step: Any) -> None:
     """Train in the folder `run`, or go on there."""
     with Path(f"{run}.log").open("a") as log:
         sys.stderr = sys.stdout = log
-        litlab.training.train.progress = lambda: Counting(step)  # type: ignore[attr-defined]
-        litlab.training.train.train(config, run, resuming=(run / "run.json").exists())
+        opened = Run.reopen(run) if (run / "run.json").exists() else Run.create(run, config.seed)
+        train_run(config, opened, callbacks=[Counting(step)])
 
 
 class Counting(Callback):
@@ -176,7 +176,7 @@ class Counting(Callback):
         """Tell it."""
         self.step.value = trainer.global_step
 
-    # It takes the place of the lab's progress bar, for which steps need not be executed one at a time.
+    # As one of the lab's own, for which steps need not be executed one at a time.
     on_train_batch_end.__module__ = "litlab.callbacks.progress"
 
 

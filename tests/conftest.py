@@ -17,6 +17,7 @@ from digits.mnist import MNISTDataModule, decoded, prepare
 from litlab.config import schema
 from litlab.config.compose import check, run_config
 from litlab.project import CONFIGS
+from litlab.runs.run import Run
 
 # Two tests run at a time, mostly waiting for imports; with a thread each they do not get into each other's way.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -50,6 +51,15 @@ def compose(*overrides: str, command: str = "train") -> DictConfig:
 def settings(*overrides: str) -> schema.Train:
     """The checked config of `train OVERRIDES`."""
     return check(run_config(compose(*overrides)), schema.Train)
+
+
+def train(config: schema.Train, folder: Path, overrides: dict[str, str] | None = None, callbacks: Any = ()) -> Run:
+    """Train in the folder, or go on with the run in it."""
+    from litlab.training.train import train as train_run
+
+    if (folder / "run.json").exists():
+        return train_run(config, Run.reopen(folder, overrides), callbacks=callbacks)
+    return train_run(config, Run.create(folder, config.seed, overrides), callbacks=callbacks)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from conftest import ROOT
 from lightning.pytorch import Callback
 
 import litlab.distributed.processes
-import litlab.training.train
+import litlab.training.build
 from digits.mnist import MNISTDataModule
 from litlab import cli, files
 
@@ -86,13 +86,13 @@ def forking_others():
 
 def in_doubles():
     """Let all be computed with 16 digits, so that two ways to add up are the same but for the last ones."""
-    build, touch = litlab.training.train.build_module, MNISTDataModule.on_after_batch_transfer
+    build, touch = litlab.training.build.build_module, MNISTDataModule.on_after_batch_transfer
 
     def doubled(*arguments):
         images, labels = touch(*arguments)
         return images.double(), labels
 
-    litlab.training.train.build_module = lambda config: build(config).double()
+    litlab.training.build.build_module = lambda config: build(config).double()
     MNISTDataModule.on_after_batch_transfer = doubled
 
 
@@ -131,7 +131,7 @@ def at(hook, call=1, action=kill_itself):
     """What prepares a process for that."""
 
     def prepare():
-        litlab.training.train.progress = lambda: At(hook, call, action)
+        litlab.training.build.progress = lambda: At(hook, call, action)
 
     return prepare
 

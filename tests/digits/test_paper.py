@@ -13,7 +13,7 @@ from litlab.config.compose import load
 from litlab.data.pictures import read
 from litlab.errors import UserError
 from litlab.inference.predict import as_batch
-from litlab.training.train import restored
+from litlab.training.restore import restored
 
 SIZE, DIGIT, COUNT = 400, 224, 100
 ROWS, COLUMNS = np.mgrid[0:SIZE, 0:SIZE] / SIZE

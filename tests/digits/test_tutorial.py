@@ -3,14 +3,13 @@ import re
 
 import pytest
 import torch
-from conftest import settings
+from conftest import settings, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_convnet import TutorialNet
 from torch import nn
 from torchvision.datasets import MNIST
 
 from litlab.data.order import EpochSampler
-from litlab.training.train import train
 
 STEPS = 120
 

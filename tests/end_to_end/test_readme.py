@@ -119,7 +119,7 @@ def test_is_short_and_names_what_exists():
     layout = README.rpartition("```\nconfigs/")[2].rpartition("```")[0]
     folders = {
         "src/digits": "mnist.py convnet.py classifier.py tutorial.py schema.py",
-        "src/litlab": "cli.py config.py resume.py commands data engine callbacks views runs sweeps",
+        "src/litlab": "cli.py commands config training engine distributed data callbacks views runs comparison sweeps",
     }
     for folder, names in folders.items():
         for name in names.split():

@@ -1,9 +1,9 @@
 import torch
-from conftest import settings
+from conftest import settings, train
 
 from litlab.inference.evaluate import evaluate
 from litlab.runs.checkpoint import load_weights
-from litlab.training.train import build_module, train
+from litlab.training.build import build_module
 
 CPU = ("trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.limit_val_batches=1", "views=none")
 

@@ -1,11 +1,11 @@
 import pytest
 import torch
-from conftest import SHORT, settings
+from conftest import SHORT, settings, train
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from litlab.callbacks.ema import EMA
 from litlab.runs.checkpoint import load_weights
-from litlab.training.train import build_module, train
+from litlab.training.build import build_module
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 

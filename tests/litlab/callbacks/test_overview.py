@@ -3,7 +3,7 @@ import os
 import signal
 
 import pytest
-from conftest import SHORT, settings
+from conftest import SHORT, settings, train
 from processes import at, run
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
@@ -11,7 +11,6 @@ from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from litlab.callbacks.overview import hyperparameters
-from litlab.training.train import train
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 

@@ -2,14 +2,14 @@ import json
 
 import pytest
 import torch
-from conftest import settings
+from conftest import settings, train
 
 from digits.classifier import Classifier
 from digits.mnist import MNISTDataModule
 from litlab.config.components import build
 from litlab.errors import UserError
 from litlab.runs.checkpoint import load_weights
-from litlab.training.train import build_module, train
+from litlab.training.build import build_module
 from litlab.views.confusion import ConfusionMatrix
 
 CPU = (

@@ -17,6 +17,7 @@ from litlab.config import schema
 from litlab.config.compose import check, explain
 from litlab.errors import UserError
 from litlab.project import CONFIGS
+from litlab.runs.run import Run
 
 
 def keys(values, prefix=""):
@@ -102,7 +103,9 @@ def test_the_command_ends_well_or_with_code_2(tmp_path_factory, arguments):
         patch.setattr(sys, "argv", ["train", *arguments])
         patch.setenv("LITLAB_LOGS", str(tmp_path_factory.getbasetemp() / "logs"))
         patch.setattr(litlab.training.train, "train", lambda *anything, **more: trained.append(anything) or Nothing)
-        patch.setattr(cli, "_job_folder", lambda composed: None)
+        patch.setattr("litlab.commands.train.write_text", lambda *_: None)
+        patch.setattr("litlab.commands.train.remember", lambda *_: None)
+        patch.setattr(Run, "create", lambda *_: None)
         try:
             cli.train()
         except SystemExit as end:

@@ -8,7 +8,7 @@ import numpy as np
 import processes
 import pytest
 import torch
-from conftest import settings
+from conftest import settings, train
 from PIL import Image
 from safetensors import safe_open
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -24,7 +24,6 @@ from litlab.inference.evaluate import evaluate
 from litlab.inference.export import export
 from litlab.inference.predict import predict
 from litlab.runs.run import Run
-from litlab.training.train import train
 
 SHORT = ("trainer.accelerator=cpu", "trainer.max_epochs=2", "data.batch_size=20", "views=none")
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from conftest import settings
+from conftest import settings, train
 from torch import nn
 
 from litlab.distributed import hardware
@@ -14,7 +14,7 @@ from litlab.distributed.hardware import best_precision, cores, use_all_cores
 from litlab.engine.metrics import Gathered, Step, Transfer
 from litlab.engine.random_state import preserved_random_state, random_state, set_random_state
 from litlab.errors import UserError
-from litlab.training.train import make_trainer, settings_elsewhere, train
+from litlab.training.build import make_trainer, settings_elsewhere
 
 
 @pytest.mark.parametrize(

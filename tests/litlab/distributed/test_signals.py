@@ -10,8 +10,8 @@ from conftest import SHORT
 from processes import Process, run, script
 
 import litlab.distributed.signals
-import litlab.training.train
 from digits.mnist import MNISTDataModule
+from litlab.callbacks.checkpoints import Checkpoints
 from litlab.runs.checkpoint import read
 from litlab.runs.run import Run
 
@@ -121,7 +121,7 @@ def test_a_second_signal_stops_at_once_and_the_last_checkpoint_is_whole(tmp_path
             (tmp_path / "stuck").touch()
             time.sleep(60)
 
-        litlab.training.train.Checkpoints.on_validation_end = wait
+        Checkpoints.on_validation_end = wait
 
     process = Process(
         tmp_path, "train", *LONG, f"hydra.run.dir={folder}", "trainer.num_sanity_val_steps=0", prepare=stuck

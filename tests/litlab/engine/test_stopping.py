@@ -5,12 +5,9 @@ from datetime import timedelta
 
 import pytest
 import torch
-from conftest import SHORT, settings
+from conftest import SHORT, settings, train
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping, Timer
-
-import litlab.training.train
-from litlab.training.train import train
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 
@@ -37,21 +34,14 @@ class Watch(Callback):
 
 
 @pytest.fixture
-def fit(tmp_path, monkeypatch):
+def fit(tmp_path):
     """Train, or go on, with more callbacks; return the record, the steps of `last.ckpt` and the watch."""
     folder = tmp_path / "run"
     folder.mkdir()
 
     def run(*overrides, hook=None, callbacks=()):
         watch = Watch(hook)
-        make = litlab.training.train.make_trainer
-
-        def with_more(*args, **kwargs):
-            return make(*args, **(kwargs | {"callbacks": [*kwargs["callbacks"], *callbacks, watch]}))
-
-        with monkeypatch.context() as patch:
-            patch.setattr(litlab.training.train, "make_trainer", with_more)
-            train(settings(*RUN, *overrides), folder, resuming=(folder / "run.json").exists())
+        train(settings(*RUN, *overrides), folder, callbacks=[*callbacks, watch])
         steps = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
         return json.loads((folder / "run.json").read_text()), steps, watch
 

@@ -15,6 +15,7 @@ from PIL import Image
 from processes import contents, run
 from safetensors import safe_open
 
+import litlab.commands.export
 import litlab.inference.export
 from digits.convnet import ConvNet
 from digits.mnist import MNISTDataModule
@@ -199,8 +200,7 @@ def test_it_goes_into_the_runs_folder_but_not_where_a_link_leads(tmp_path, copy)
 def test_a_missing_package_or_a_place_that_cannot_be_written_is_told(tmp_path, a_run):
     def prepare():
         find_spec = importlib.util.find_spec
-        cli_names = litlab.cli.__dict__
-        cli_names["find_spec"] = lambda name: None if name.startswith("onnx") else find_spec(name)
+        litlab.commands.export.find_spec = lambda name: None if name.startswith("onnx") else find_spec(name)
 
     ended = run(tmp_path, "export", f"run={a_run}", prepare=prepare)
     told = "export: format=onnx: takes onnx, onnxscript, onnxruntime; pip install -e '.[export]' brings all\n"

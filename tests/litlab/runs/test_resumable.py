@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import ROOT, SHORT
+from conftest import ROOT, SHORT, train
 from processes import at, run
 
 from litlab import files
@@ -20,7 +20,6 @@ from litlab.runs.checkpoint import MOST_VALUES, read
 from litlab.runs.run import Run
 from litlab.runs.writing import WholeFiles
 from litlab.training.reproduce import reproduce
-from litlab.training.train import train
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 
@@ -49,7 +48,7 @@ def refused(folder):
     """What a resumption says of the folder; it must not take long."""
     began = time.monotonic()
     with pytest.raises(UserError) as error:
-        train(load(folder / "config.yaml", schema.Train), folder, resuming=True)
+        train(load(folder / "config.yaml", schema.Train), folder)
     assert time.monotonic() - began < 30
     assert len(str(error.value).splitlines()) == 1
     return str(error.value)
@@ -223,7 +222,7 @@ def test_what_no_training_can_go_on_from_is_refused_in_a_line(copied, spoilt):
 def test_curves_are_on_the_disk_before_the_checkpoint_that_names_their_length(copied, monkeypatch):
     synced = []
     monkeypatch.setattr(files, "sync", lambda path: synced.append(path.name))
-    ended = train(load(copied / "config.yaml", schema.Train), copied, resuming=True)  # which was not spoilt
+    ended = train(load(copied / "config.yaml", schema.Train), copied)  # which was not spoilt
     assert ended.record.status == "done"
     checkpoints = [place for place, name in enumerate(synced) if name == ".last.ckpt.new"]
     assert len(checkpoints) > 3
@@ -327,7 +326,7 @@ def test_curves_that_are_shorter_than_the_checkpoint_says_are_told(copied, caplo
     else:
         events.unlink()
         place, first = "TensorBoard .", "0"
-    train(load(copied / "config.yaml", schema.Train), copied, resuming=True)
+    train(load(copied / "config.yaml", schema.Train), copied)
     (said,) = [line for line in caplog.messages if "hole" in line]
     expected = f"the curves of {place} have a hole from step {first} to step 10: files are shorter than they were"
     assert re.match(expected, said), said

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 import torch
-from conftest import SHORT, settings
+from conftest import SHORT, settings, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from digits.classifier import Classifier
 from litlab.errors import UserError
 from litlab.runs.checkpoint import load_weights
-from litlab.training.train import build_module, train
+from litlab.training.build import build_module
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import SHORT, settings
+from conftest import SHORT, settings, train
 from google.protobuf import text_format
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
@@ -21,7 +21,7 @@ from litlab.config.components import build
 from litlab.data.memory import InMemoryLoader
 from litlab.loggers import TensorBoard
 from litlab.runs.checkpoint import load_weights
-from litlab.training.train import build_module, train
+from litlab.training.build import build_module
 from litlab.views.confusion import MOST_NUMBERED, ConfusionMatrix, matrix
 from litlab.views.figures import tiles
 from litlab.views.filters import filters

@@ -11,7 +11,9 @@ from litlab.config import schema
 from litlab.config.compose import check, run_config
 from litlab.errors import UserError
 from litlab.project import CONFIGS
-from litlab.training.train import build_module, train
+from litlab.runs.run import Run
+from litlab.training.build import build_module
+from litlab.training.train import train
 
 
 def settings(*overrides):
@@ -30,7 +32,7 @@ def test_every_option_can_be_chosen(option):
 
 def test_the_data_is_to_be_written(tmp_path):
     with pytest.raises(UserError, match=r"src/digits/data.py: DataModule.setup is yours to write"):
-        train(settings("trainer=cpu"), tmp_path)
+        train(settings("trainer=cpu"), Run.create(tmp_path, seed=0))
 
 
 def test_the_model_is_to_be_written():
