@@ -241,7 +241,7 @@ def choose(study: Study) -> None:
 def ask(study: Study) -> None:
     """Do what a job of its own process does after its first validation, where there is a pruner."""
     if following := study.next():
-        Pruner(study.ledger.load("median"), following[0])(0, 0.5)
+        Pruner(study.storage.load("median"), following[0])(0, 0.5)
 
 
 def timed(work: Callable[[], object]) -> float:

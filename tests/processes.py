@@ -81,7 +81,7 @@ def run(folder, command, *arguments, prepare=lambda: None):
 
 def forking_others():
     """Let the processes that train along be forked, too."""
-    litlab.distributed.processes.nursery = lambda: FORK
+    litlab.distributed.processes.fork_server = lambda: FORK
 
 
 def in_doubles():

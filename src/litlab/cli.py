@@ -172,7 +172,7 @@ def _refuse_other_sweepers(config: DictConfig) -> None:
 
 
 def _refuse_several_processes() -> None:
-    if processes.given().count > 1:
+    if processes.given().world_size > 1:
         raise UserError("torchrun and srun can start several processes for one training alone: leave them out")
 
 

@@ -177,11 +177,11 @@ def test_what_a_record_says_stays_in_its_line(tmp_path, a_run):
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({}, processes.ALONE),
-        ({"RANK": "3"}, processes.ALONE),
-        ({"RANK": "0", "WORLD_SIZE": ""}, processes.ALONE),
-        ({"RANK": "0", "WORLD_SIZE": "1"}, processes.ALONE),
-        ({"RANK": "1", "WORLD_SIZE": "2"}, processes.Place(1, 2, 0, 1)),
+        ({}, processes.SINGLE_PROCESS),
+        ({"RANK": "3"}, processes.SINGLE_PROCESS),
+        ({"RANK": "0", "WORLD_SIZE": ""}, processes.SINGLE_PROCESS),
+        ({"RANK": "0", "WORLD_SIZE": "1"}, processes.SINGLE_PROCESS),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, processes.Rank(1, 2, 0, 1)),
         ({"RANK": "abc", "WORLD_SIZE": "2"}, "RANK=abc: is not a number from 0"),
         ({"RANK": "0", "WORLD_SIZE": "x"}, "WORLD_SIZE=x: is not a number from 0"),
         ({"RANK": "-1", "WORLD_SIZE": "2"}, "RANK=-1: is not a number from 0"),

@@ -16,7 +16,7 @@ from litlab.config.trust import is_marked
 from litlab.files import write_text
 from litlab.runs.checkpoint import read
 from litlab.runs.run import Run
-from litlab.runs.writing import WholeFiles
+from litlab.runs.writing import AtomicCheckpointIO
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 
@@ -26,7 +26,7 @@ def save_text(file, value):
 
 
 def save_checkpoint(file, value):
-    WholeFiles(file.parent).save_checkpoint({"state_dict": {"weight": torch.full((1000,), float(value))}}, file)
+    AtomicCheckpointIO(file.parent).save_checkpoint({"state_dict": {"weight": torch.full((1000,), float(value))}}, file)
 
 
 @pytest.mark.parametrize("stage", ["open", "write", "sync", "rename"])

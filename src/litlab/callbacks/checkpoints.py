@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from litlab.callbacks.averaging import Weights, copied, exchanges_weights, has_parameters, replacing_classes
 from litlab.config import schema
-from litlab.distributed.group import from_first, is_first, place, share_signals
+from litlab.distributed.group import broadcast_from_rank_zero, current_rank, is_rank_zero, share_signals
 from litlab.distributed.signals import stop
 from litlab.engine.metrics import StepMetrics
 from litlab.engine.restored import require_fitting_loops, require_fitting_optimizers, require_fitting_state
@@ -22,7 +22,7 @@ from litlab.engine.schedule import rebuild_schedules, steps_of
 from litlab.errors import TrainingError, UserError
 from litlab.runs.checkpoint import read
 from litlab.runs.run import CheckpointName, Metrics, Run, Validation, current_name
-from litlab.runs.writing import WholeFiles
+from litlab.runs.writing import AtomicCheckpointIO
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ class Checkpoints(Checkpoint):
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._newest.items()})
         self.saved_step, self._saved_at = trainer.global_step, time.monotonic()
         self.begun = stop.deferred = True
-        stop.shared = place().count > 1
+        stop.shared = current_rank().world_size > 1
 
     def steps_until_due(self, step: int) -> float:
         """Steps until the state is to be saved; infinite if that does not go by steps."""
@@ -167,7 +167,7 @@ class Checkpoints(Checkpoint):
         """
         # While StochasticWeightAveraging renews batch statistics, no step is done; that is repeated as a whole.
         is_step = not trainer.fit_loop._skip_backward
-        if is_step and (anyway or stop.received or from_first(lambda: self._is_due(trainer.global_step))):
+        if is_step and (anyway or stop.received or broadcast_from_rank_zero(lambda: self._is_due(trainer.global_step))):
             self._save_state(trainer)
         stop.check()
 
@@ -181,15 +181,15 @@ class Checkpoints(Checkpoint):
     def after_end(self, trainer: Trainer) -> None:
         """Validate and keep the weights that the training results in, if a callback has replaced the trained ones."""
         module = trainer.lightning_module
-        saved, averages = from_first(lambda: self._compare(module))
+        saved, averages = broadcast_from_rank_zero(lambda: self._compare(module))
         if not saved:
             names = ", ".join(replacing_classes(trainer))
             log.info("%s replaced the trained weights: the new ones are validated, kept and tested", names)
             self._has_replaced = not (self._exchanges or averages)
             weights = copied(module)
             self._validate(trainer)
-            if is_first():
-                WholeFiles(self.run.folder).replace_weights(self._file("last"), weights)
+            if is_rank_zero():
+                AtomicCheckpointIO(self.run.folder).replace_weights(self._file("last"), weights)
         if self.monitor is not None and (self.best is None or math.isnan(self.best)):
             log.warning("checkpoint.monitor=%s: was never a number; the last weights are the result", self.monitor)
 
@@ -213,7 +213,7 @@ class Checkpoints(Checkpoint):
             return
         metrics, epoch = self.run.record.metrics, trainer.current_epoch - self._has_ended
         stage = self.monitor.partition("/")[0] if "/" in self.monitor else ""
-        newest = from_first(lambda: numbers(trainer))  # all must find the same of them the best
+        newest = broadcast_from_rank_zero(lambda: numbers(trainer))  # all must find the same of them the best
         measured = {name: value for name, value in newest.items() if name.startswith(stage)}
         metrics.validations.append(Validation(epoch=epoch, step=trainer.global_step, metrics=measured))
         if self._has_replaced or self._is_better(measured[self.monitor]):
@@ -268,7 +268,7 @@ class Checkpoints(Checkpoint):
     def _save(self, trainer: Trainer, name: CheckpointName) -> None:
         self._saving = name
         self._newest = numbers(trainer)
-        rewindable = [logger for logger in trainer.loggers if isinstance(logger, Rewindable)] if is_first() else []
+        rewindable = [logger for logger in trainer.loggers if isinstance(logger, Rewindable)] if is_rank_zero() else []
         self._positions = {place_of(logger, self.run.folder): logger.position() for logger in rewindable}
         trainer.save_checkpoint(self._file(name), weights_only=False)
 

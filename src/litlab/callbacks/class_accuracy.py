@@ -7,7 +7,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from litlab.callbacks.predictions import Predicted, PredictionView, class_names
-from litlab.distributed.group import from_all
+from litlab.distributed.group import all_gather
 from litlab.runs.run import Run
 
 MOST_CURVES = 100
@@ -43,7 +43,7 @@ class ClassAccuracy(PredictionView):
         loaders = trainer.num_val_batches if stage == "val" else trainer.num_test_batches
         accuracies: dict[str, float] = {}
         for loader, own in self.counts.items():
-            counts = torch.stack(from_all(own)).sum(0)
+            counts = torch.stack(all_gather(own)).sum(0)
             suffix = f"/dataloader_idx_{loader}" if len(loaders) > 1 else ""
             counted = zip(class_names(trainer, len(counts)), counts.tolist(), strict=True)
             accuracies |= {f"{name}{suffix}": hits / images for name, (images, hits) in counted if images}

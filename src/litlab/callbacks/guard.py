@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import nn
 
-from litlab.distributed.group import from_all, place
+from litlab.distributed.group import all_gather, current_rank
 from litlab.engine.random_state import preserved_random_state
 from litlab.errors import ProcessLost
 from litlab.messages import first_lines
@@ -56,7 +56,7 @@ class _Guard:
 
         @wraps(call)
         def guarded_call(*args: Any, **kwargs: Any) -> Any:
-            if hook in COLLECTIVE and place().count > 1:
+            if hook in COLLECTIVE and current_rank().world_size > 1:
                 self._agree()
             if self.failed:
                 return instead
@@ -77,7 +77,7 @@ class _Guard:
 
     def _agree(self) -> None:
         """Fail if the callback has failed in another process, which will not answer any more."""
-        if any(from_all(self.failed)) and not self.failed:
+        if any(all_gather(self.failed)) and not self.failed:
             self._fail("it failed in another process")
 
     def _fail(self, reason: str) -> None:

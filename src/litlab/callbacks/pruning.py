@@ -6,7 +6,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from litlab.callbacks.checkpoints import Checkpoints
-from litlab.distributed.group import from_first
+from litlab.distributed.group import broadcast_from_rank_zero
 from litlab.errors import Pruned, UserError
 
 
@@ -43,5 +43,5 @@ class Pruning(Callback):
             raise UserError(
                 f"sweep.pruner goes by {self.metric}; validation logs {', '.join(sorted(measured)) or 'nothing'}"
             )
-        if from_first(lambda: self.should_prune(len(validations) - 1, measured[self.metric])):
+        if broadcast_from_rank_zero(lambda: self.should_prune(len(validations) - 1, measured[self.metric])):
             raise Pruned(f"{self.metric} {measured[self.metric]:.4g} after {trainer.global_step} steps")

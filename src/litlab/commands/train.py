@@ -100,7 +100,7 @@ def run(request: TrainRequest) -> None:
         alone(Job(folder, 0, request.overrides, changed=changed), request.launcher)
         return
     if settings.trainer.devices not in (1, -1):
-        processes.nursery()  # imports torch, too, while this process does
+        processes.fork_server()  # imports torch, too, while this process does
     from litlab.training.train import train
 
     with keeping_error():
@@ -112,11 +112,11 @@ def run(request: TrainRequest) -> None:
 
 def join() -> None:
     """Train along with the process that torchrun or srun has started as the first, whose command line counts."""
-    from litlab.distributed.group import follow_given
+    from litlab.distributed.group import run_given_worker
     from litlab.training.train import run_worker
 
     try:
-        follow_given(run_worker)
+        run_given_worker(run_worker)
     except (UserError, TrainingError):  # of which the first tells
         sys.exit(1)
     except Interrupted as error:

@@ -14,7 +14,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from litlab.distributed.group import from_first, place
+from litlab.distributed.group import broadcast_from_rank_zero, current_rank
 
 
 class Joined(ClusterEnvironment):
@@ -42,25 +42,25 @@ class Joined(ClusterEnvironment):
 
     def world_size(self) -> int:
         """All of them."""
-        return place().count
+        return current_rank().world_size
 
     def set_world_size(self, size: int) -> None:
         """It is known."""
 
     def global_rank(self) -> int:
         """Which of them."""
-        return place().rank
+        return current_rank().rank
 
     def set_global_rank(self, rank: int) -> None:
         """It is known."""
 
     def local_rank(self) -> int:
         """Which of those on this machine."""
-        return place().local_rank
+        return current_rank().local_rank
 
     def node_rank(self) -> int:
         """Which machine."""
-        return place().rank // place().local_count
+        return current_rank().rank // current_rank().local_world_size
 
 
 class ExactDDP(DDPStrategy):
@@ -89,7 +89,7 @@ class ExactDDP(DDPStrategy):
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """What the first process reads: it is its run."""
-        return from_first(lambda: super(ExactDDP, self).load_checkpoint(checkpoint_path, weights_only))
+        return broadcast_from_rank_zero(lambda: super(ExactDDP, self).load_checkpoint(checkpoint_path, weights_only))
 
     def reduce(self, tensor: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
         """The value of all processes together; Lightning would cut off the mean of whole numbers, such as counts."""

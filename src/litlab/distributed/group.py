@@ -28,7 +28,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from litlab.console import open_channels
 from litlab.distributed import processes
-from litlab.distributed.processes import ALONE, Place
+from litlab.distributed.processes import SINGLE_PROCESS, Rank
 from litlab.distributed.signals import Interrupted, stop
 from litlab.errors import ProcessLost, UserError
 from litlab.messages import first_lines
@@ -42,7 +42,7 @@ INTERFACE = "GLOO_SOCKET_IFNAME"
 SIOCGIFADDR = 0x8915
 """Asks Linux for the address of an interface; <linux/sockios.h>."""
 
-PATIENCE = 5
+EXIT_TIMEOUT_S = 5
 """Seconds in which a process that was started here ends by itself once the training has ended."""
 
 
@@ -50,7 +50,7 @@ PATIENCE = 5
 class Group:
     """What this process knows of the others."""
 
-    place: Place
+    rank: Rank
     store: Store | None = None
     """Where the processes leave each other notes."""
     started: Sequence[BaseProcess] = ()
@@ -59,35 +59,35 @@ class Group:
     """The latest question whether a signal has come, which is on its way."""
 
 
-_group = Group(ALONE)
+_group = Group(SINGLE_PROCESS)
 
 
-def place() -> Place:
+def current_rank() -> Rank:
     """Which of the processes this is."""
-    return _group.place
+    return _group.rank
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Whether this is the process that writes the results and speaks to the user."""
-    return _group.place.rank == 0
+    return _group.rank.rank == 0
 
 
-def from_first(make: Callable[[], T]) -> T:
+def broadcast_from_rank_zero(make: Callable[[], T]) -> T:
     """What `make` gives in the first process, for all of them."""
-    if _group.place.count == 1:
+    if _group.rank.world_size == 1:
         return make()
-    made: list[Any] = [make() if is_first() else None]
+    made: list[Any] = [make() if is_rank_zero() else None]
     with noticing_loss():
         distributed.broadcast_object_list(made)
     result: T = made[0]
     return result
 
 
-def from_all(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """The values of all processes, the first's first; tensors in them are on the CPU."""
-    if _group.place.count == 1:
+    if _group.rank.world_size == 1:
         return [value]
-    values: list[Any] = [None] * _group.place.count
+    values: list[Any] = [None] * _group.rank.world_size
     with noticing_loss():
         distributed.all_gather_object(values, apply_to_collection(value, Tensor, Tensor.cpu))
     return values
@@ -108,32 +108,32 @@ def share_signals() -> None:
 
 
 @contextmanager
-def together(count: int, task: T, follow: Callable[[T], None]) -> Iterator[None]:
+def process_group(count: int, task: T, work: Callable[[T], None]) -> Iterator[None]:
     """While this lasts, those that torchrun or srun have started are a group, or else `count` of this machine.
 
     Args:
         count: how many; this is one of them, and starts the others.
         task: what these get to know, which are in the group then, too.
-        follow: what they do; those of torchrun and srun by `follow_given`.
+        work: what they do; those of torchrun and srun by `follow_given`.
 
     Raises:
         ProcessLost: one of them has ended.
     """
     where = processes.given()
-    if where.count > 1:
+    if where.world_size > 1:
         with _joined(where, *_store_given(where)):
-            from_first(lambda: task)
+            broadcast_from_rank_zero(lambda: task)
             yield
     elif count > 1:
-        where = Place(0, count, 0, count)
-        with _others_started(where, follow) as (store, started), _joined(where, store, LOCALHOST, started):
-            from_first(lambda: task)
+        where = Rank(0, count, 0, count)
+        with _others_started(where, work) as (store, started), _joined(where, store, LOCALHOST, started):
+            broadcast_from_rank_zero(lambda: task)
             yield
     else:
         yield
 
 
-def follow_given(follow: Callable[[Any], None]) -> None:
+def run_given_worker(work: Callable[[Any], None]) -> None:
     """Do what the first process says in one that torchrun or srun has started.
 
     Raises:
@@ -141,7 +141,7 @@ def follow_given(follow: Callable[[Any], None]) -> None:
     """
     where = processes.given()
     with _joined(where, *_store_given(where)):
-        _followed(follow)
+        _run_worker(work)
 
 
 def wait_for_device(event: Any) -> None:
@@ -170,13 +170,13 @@ def noticing_loss() -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, distributed.DistError) and "gloo" not in str(error):
             raise
-        if is_first():
+        if is_rank_zero():
             _raise_told(error)
         raise ProcessLost(_what_was_lost(error)) from error
 
 
 @contextmanager
-def _joined(where: Place, store: Store, address: str, started: Sequence[BaseProcess] = ()) -> Iterator[None]:
+def _joined(where: Rank, store: Store, address: str, started: Sequence[BaseProcess] = ()) -> Iterator[None]:
     """Be in the group, whose first process is at this address, while this lasts."""
     global _group
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -184,24 +184,24 @@ def _joined(where: Place, store: Store, address: str, started: Sequence[BaseProc
     try:
         with _towards(address, where):  # also for groups that Lightning makes later
             with noticing_loss():
-                distributed.init_process_group(backend, store=store, rank=where.rank, world_size=where.count)
+                distributed.init_process_group(backend, store=store, rank=where.rank, world_size=where.world_size)
             yield
     finally:
         if distributed.is_initialized():
             distributed.destroy_process_group()
-        _group = Group(ALONE)
+        _group = Group(SINGLE_PROCESS)
 
 
-def _store_given(where: Place) -> tuple[Store, str]:
+def _store_given(where: Rank) -> tuple[Store, str]:
     """The store that torchrun has, or for srun's processes a new one; and the address of the first process."""
     with noticing_loss():
         if "MASTER_ADDR" in os.environ:
-            store, _, _ = next(iter(rendezvous("env://", where.rank, where.count)))
+            store, _, _ = next(iter(rendezvous("env://", where.rank, where.world_size)))
             return PrefixStore("litlab", store), os.environ["MASTER_ADDR"]
         slurm = SLURMEnvironment()
         address = slurm.resolve_root_node_address(os.environ["SLURM_STEP_NODELIST"])
         _refuse_unknown(address)
-        return TCPStore(address, slurm.main_port, where.count, is_master=where.rank == 0), address
+        return TCPStore(address, slurm.main_port, where.world_size, is_master=where.rank == 0), address
 
 
 def _refuse_unknown(name: str) -> None:
@@ -213,25 +213,25 @@ def _refuse_unknown(name: str) -> None:
 
 
 @contextmanager
-def _others_started(where: Place, follow: Callable[[Any], None]) -> Iterator[tuple[Store, Sequence[BaseProcess]]]:
+def _others_started(where: Rank, work: Callable[[Any], None]) -> Iterator[tuple[Store, Sequence[BaseProcess]]]:
     """The other processes of this machine; they end with this one, however it ends."""
     listening = socket.create_server((LOCALHOST, 0))  # TCPStore's own would listen to all the world
     port = listening.getsockname()[1]
     store = TCPStore(LOCALHOST, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach())
-    context = processes.nursery()
-    places = [Place(rank, where.count, rank, where.count) for rank in range(1, where.count)]
-    others = [context.Process(target=_begin, args=(place, port, follow)) for place in places]
+    context = processes.fork_server()
+    ranks = [Rank(rank, where.world_size, rank, where.world_size) for rank in range(1, where.world_size)]
+    others = [context.Process(target=_begin, args=(other, port, work)) for other in ranks]
     try:
         with stop.starting_processes():
             for process in others:
                 process.start()
-        while not store.check([f"begun/{place.rank}" for place in places]):
+        while not store.check([f"begun/{other.rank}" for other in ranks]):
             if lost := _how_ended(others):
                 raise ProcessLost(lost)
             time.sleep(0.01)
         yield store, others
         for process in others:
-            process.join(PATIENCE)
+            process.join(EXIT_TIMEOUT_S)
     finally:
         for process in others:
             if process.pid is not None:
@@ -239,7 +239,7 @@ def _others_started(where: Place, follow: Callable[[Any], None]) -> Iterator[tup
                 process.join()
 
 
-def _begin(where: Place, port: int, follow: Callable[[Any], None]) -> None:
+def _begin(where: Rank, port: int, work: Callable[[Any], None]) -> None:
     """Be one of the processes that the first one has started, by which it hears of signals."""
     open_channels()
     threading.Thread(target=_end_with_first, daemon=True).start()
@@ -247,7 +247,7 @@ def _begin(where: Place, port: int, follow: Callable[[Any], None]) -> None:
         store = TCPStore(LOCALHOST, port, is_master=False)
         store.set(f"begun/{where.rank}", "")
         with _joined(where, store, LOCALHOST):
-            _followed(follow)
+            _run_worker(work)
     except (Exception, Interrupted):
         sys.exit(1)
 
@@ -259,24 +259,24 @@ def _end_with_first() -> None:
         os._exit(1)
 
 
-def _followed(follow: Callable[[Any], None]) -> None:
+def _run_worker(work: Callable[[Any], None]) -> None:
     """Do what the first process says; an error is left for it, to be raised there."""
     try:
-        follow(from_first(lambda: None))
+        work(broadcast_from_rank_zero(lambda: None))
     except ProcessLost:
         raise
     except Exception as error:
         told = {"by_user": isinstance(error, UserError), "text": str(error), "traceback": traceback.format_exc()}
         with suppress(RuntimeError):  # of a store that is gone
             if _group.store:
-                _group.store.set(f"error/{_group.place.rank}", json.dumps(told))
+                _group.store.set(f"error/{_group.rank.rank}", json.dumps(told))
         raise
 
 
 def _raise_told(loss: Exception) -> None:
     """Raise what another process has left for this one, if it has."""
     store = _group.store
-    for rank in range(1, _group.place.count):
+    for rank in range(1, _group.rank.world_size):
         with suppress(distributed.DistError):  # of a store that is gone
             if store and store.check([f"error/{rank}"]):
                 told = json.loads(store.get(f"error/{rank}"))
@@ -308,7 +308,7 @@ def _how_ended(started: Sequence[BaseProcess]) -> str:
 
 
 @contextmanager
-def _towards(address: str, where: Place) -> Iterator[None]:
+def _towards(address: str, where: Rank) -> Iterator[None]:
     """Let gloo talk by the network that leads to this address: by itself it takes the one of this machine's name."""
     name = None if INTERFACE in os.environ else _interface(address, where)
     if name:
@@ -320,12 +320,12 @@ def _towards(address: str, where: Place) -> Iterator[None]:
             del os.environ[INTERFACE]
 
 
-def _interface(address: str, where: Place) -> str | None:
+def _interface(address: str, where: Rank) -> str | None:
     """The name of the network interface that leads to this address; None if there is no telling."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plug, suppress(OSError):
         plug.connect((address, 9))  # sends nothing
         own = plug.getsockname()[0]
-        if own.startswith("127.") and where.local_count < where.count:
+        if own.startswith("127.") and where.local_world_size < where.world_size:
             return None  # this machine's own name for itself, which leads no other one here
         for _, name in socket.if_nameindex():
             with suppress(OSError):  # it has no address

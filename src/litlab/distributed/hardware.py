@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from litlab.distributed.group import place
+from litlab.distributed.group import current_rank
 
 THREADS = torch.get_num_threads()
 """As many as PyTorch takes by itself: it counts no hyper-threads."""
@@ -37,7 +37,7 @@ def use_all_cores() -> None:
     on this machine share the cores.
     """
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, min(cores(), THREADS) // place().local_count))
+        torch.set_num_threads(max(1, min(cores(), THREADS) // current_rank().local_world_size))
 
 
 def cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -14,16 +14,16 @@ from litlab.errors import UserError
 
 
 @dataclass(frozen=True)
-class Place:
+class Rank:
     """Which of the processes that train together this is, counted from 0: of all, and of those on this machine."""
 
     rank: int
-    count: int
+    world_size: int
     local_rank: int
-    local_count: int
+    local_world_size: int
 
 
-ALONE = Place(0, 1, 0, 1)
+SINGLE_PROCESS = Rank(0, 1, 0, 1)
 
 UNSET = "unset it, unless torchrun or srun starts the processes"
 
@@ -31,7 +31,7 @@ LONGEST_TMPDIR = 70
 """Bytes of a folder in which multiprocessing's sockets can be."""
 
 
-def given(environment: Mapping[str, str] = os.environ) -> Place:
+def given(environment: Mapping[str, str] = os.environ) -> Rank:
     """What torchrun, or Slurm's srun, says to a process that it has started; ALONE if it is the only one.
 
     Raises:
@@ -43,11 +43,11 @@ def given(environment: Mapping[str, str] = os.environ) -> Place:
         names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
         local = _number(environment, names[1]) // max(1, _number(environment, "SLURM_STEP_NUM_NODES", 1))
     else:
-        return ALONE
+        return SINGLE_PROCESS
     rank, count, local_rank = (_number(environment, name) for name in names)
     if rank >= max(1, count):
         raise UserError(f"{names[0]}={rank}: is not below {names[1]}={count}; {UNSET}")
-    return Place(rank, count, local_rank, local) if count > 1 else ALONE
+    return Rank(rank, count, local_rank, local) if count > 1 else SINGLE_PROCESS
 
 
 def _number(environment: Mapping[str, str], name: str, default: int = 0) -> int:
@@ -65,7 +65,7 @@ def forget_others() -> None:
     Raises:
         UserError: that is nonsense.
     """
-    if given() is ALONE:
+    if given() is SINGLE_PROCESS:
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
             os.environ.pop(name, None)
 
@@ -82,7 +82,7 @@ def shorten_socket_paths() -> None:
         tempfile.tempdir = folder
 
 
-def nursery() -> ForkServerContext:
+def fork_server() -> ForkServerContext:
     """Where processes come from that have torch imported already; it goes on with that while this one does others."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["litlab.training.train"])

@@ -5,101 +5,23 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from functools import partial
 from numbers import Number
-from operator import add
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_utilities.core.apply_func import apply_to_collection
-from torch import Tensor, distributed
+from torch import Tensor
 from torchmetrics import Metric
 
 from litlab.distributed import group
+from litlab.engine.host_copy import HostCopy
+from litlab.engine.logged import LOSS, REDUCTIONS, LoggedValues, LogOptions, Step
 from litlab.errors import TrainingError, UserError
 
 log = logging.getLogger(__name__)
-
-LOSS = ""
-"""The name under which the loss itself travels with the values that the step has logged."""
-
-REDUCTIONS: dict[str, Callable[[float, float], float]] = {"mean": add, "sum": add, "max": max, "min": min}
-"""How the values of an epoch become one, by Lightning's names; for the mean the sum is divided at the end."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the values of one name go."""
-
-    on_step: bool = True
-    on_epoch: bool = False
-    logger: bool = True
-    prog_bar: bool = False
-    suffixes: bool = False
-    reduction: str = "mean"
-
-    def name(self, name: str, suffix: str) -> str:
-        """Lightning's name of the curve; it tells the curve of the steps from that of the epochs if there are both."""
-        return f"{name}_{suffix}" if self.suffixes else name
-
-
-@dataclass
-class Gathered:
-    """What one step has logged: plain numbers, and values that are still on the device.
-
-    Attributes:
-        weights: what counts in the mean over an epoch instead of the size of the batch.
-    """
-
-    numbers: dict[str, float]
-    weights: dict[str, float]
-    names: tuple[str, ...]
-    values: Tensor
-
-
-@dataclass
-class Step:
-    """A batch that is done; with accumulated gradients only some end with a step of the optimizer.
-
-    Attributes:
-        share: how many of the batch's examples are this process's.
-    """
-
-    index: int
-    batch_size: int
-    share: int
-    stepped: bool
-    learning_rate: float
-    gathered: Gathered
-
-
-class Transfer:
-    """The values of some steps, on their way from the device."""
-
-    def __init__(self, steps: list[Step], places: dict[str, Place]) -> None:
-        self.steps = steps
-        values = torch.cat([step.gathered.values for step in steps if step.gathered.names] or [torch.empty(0)])
-        if group.place().count > 1:
-            values, self.steps = _of_all_processes(values, steps, places)
-        self.values = values.to("cpu", non_blocking=values.is_cuda)  # elsewhere nothing tells when they have arrived
-        self.arrived: Any = torch.cuda.Event() if values.is_cuda else None  # type: ignore[no-untyped-call]
-        if self.arrived is not None:
-            self.arrived.record()
-
-    def done(self) -> bool:
-        """Whether they can be read without waiting."""
-        return self.arrived is None or bool(self.arrived.query())
-
-    def read(self) -> Iterator[tuple[Step, dict[str, float]]]:
-        """Each step with all that it logged; waits for the device if need be."""
-        if self.arrived is not None:
-            group.wait_for_device(self.arrived)
-        values = iter(self.values.tolist())
-        for step in self.steps:
-            arrived = {name: next(values) for name in step.gathered.names}
-            yield step, {"learning_rate": step.learning_rate, **step.gathered.numbers, **arrived}
 
 
 class StepMetrics(Callback):
@@ -123,9 +45,9 @@ class StepMetrics(Callback):
         self.obstacle: str | None = None
         self._logged: dict[str, Tensor | float] = {}
         self._weights: dict[str, float] = {}
-        self._places: dict[str, Place] = {"learning_rate": Place(), "gradient_norm": Place()}
+        self._options: dict[str, LogOptions] = {"learning_rate": LogOptions(), "gradient_norm": LogOptions()}
         self._steps: list[Step] = []
-        self._transfers: deque[Transfer] = deque()
+        self._transfers: deque[HostCopy] = deque()
         self._epoch: dict[str, tuple[float, float]] = {}
         self._metrics: dict[str, tuple[str, Metric]] = {}
         self._restored: dict[str, dict[str, Any]] = {}
@@ -133,14 +55,16 @@ class StepMetrics(Callback):
     @property
     def names(self) -> Set[str]:
         """Under which the training has logged, as its curves are named."""
-        places = self._places.items()
-        return {place.name(name, kind) for name, place in places for kind in ("step", "epoch")} | self._places.keys()
+        every = self._options.items()
+        return {
+            options.name(name, kind) for name, options in every for kind in ("step", "epoch")
+        } | self._options.keys()
 
     def state_dict(self) -> dict[str, Any]:
         """What the epoch's steps have come to so far."""
         return {
             "skipped": self.skipped,
-            "places": {name: asdict(place) for name, place in self._places.items()},
+            "places": {name: asdict(options) for name, options in self._options.items()},
             "epoch": {name: list(total) for name, total in self._epoch.items()},
             "metrics": {
                 name: {"path": path, "state": _state(metric), "updates": metric._update_count}
@@ -151,7 +75,7 @@ class StepMetrics(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """The reverse; the module's metrics get theirs when the training starts."""
         self.skipped = state_dict["skipped"]
-        self._places |= {name: Place(**place) for name, place in state_dict["places"].items()}
+        self._options |= {name: LogOptions(**options) for name, options in state_dict["places"].items()}
         self._epoch = {name: (value, weight) for name, (value, weight) in state_dict["epoch"].items()}
         self._restored = state_dict["metrics"]
 
@@ -166,7 +90,7 @@ class StepMetrics(Callback):
                 for key in kept["state"]
             ):
                 raise UserError(f"the checkpoint is of another module: {kept['path']} has another state")
-            for key, value in kept["state"].items() if group.is_first() else ():  # it is that of all processes
+            for key, value in kept["state"].items() if group.is_rank_zero() else ():  # it is that of all processes
                 setattr(metric, key, apply_to_collection(value, Tensor, Tensor.to, device=pl_module.device))
             metric._update_count = kept["updates"]
             self._metrics[name] = kept["path"], metric
@@ -188,19 +112,19 @@ class StepMetrics(Callback):
         """Take a value of the step that the module itself does not log."""
         self._logged[name] = value
 
-    def gather(self, loss: Tensor | None) -> Gathered:
+    def gather(self, loss: Tensor | None) -> LoggedValues:
         """What the step has logged, and its loss, if it has one."""
         logged, self._logged = self._logged, {}
         if loss is not None:
             logged[LOSS] = loss
-        if group.place().count > 1:  # plain numbers are to be brought together, too
+        if group.current_rank().world_size > 1:  # plain numbers are to be brought together, too
             device = next((value.device for value in logged.values() if isinstance(value, Tensor)), None)
             logged = {name: torch.as_tensor(value, device=device) for name, value in logged.items()}
         tensors = {name: value for name, value in logged.items() if isinstance(value, Tensor)}
         values = torch.stack([value.float().squeeze() for value in tensors.values()]) if tensors else torch.empty(0)
         numbers = {name: float(value) for name, value in logged.items() if name not in tensors}
         weights, self._weights = self._weights, {}
-        return Gathered(numbers, weights, tuple(tensors), values)
+        return LoggedValues(numbers, weights, tuple(tensors), values)
 
     def add(self, step: Step) -> None:
         """Count a batch as done; it was part of the step with its index, the first being 0, or ended it."""
@@ -213,23 +137,23 @@ class StepMetrics(Callback):
         ends = trainer.fit_loop.epoch_loop._is_training_done or trainer.should_stop
         shown = trainer._logger_connector  # by way of `log` this would take as long as all else here
         for name, value in self.write(trainer, wait=ends).items():
-            place = self._places[name]
-            if not place.on_step:
+            options = self._options[name]
+            if not options.on_step:
                 continue
-            curve = place.name(name, "step")
+            curve = options.name(name, "step")
             shown._callback_metrics[curve] = torch.tensor(value)
-            if place.prog_bar:
+            if options.prog_bar:
                 shown._progress_bar_metrics[curve] = value
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hand Lightning what the steps of the epoch have come to."""
         self.write(trainer)
         for name, (total, weight) in self._epoch.items():
-            place = self._places[name]
-            value = torch.tensor(total / weight if place.reduction == "mean" else total)
+            options = self._options[name]
+            value = torch.tensor(total / weight if options.reduction == "mean" else total)
             self._log_epoch(pl_module, name, value)
         for name, (_, metric) in self._metrics.items():
-            if self._places[name].on_epoch:
+            if self._options[name].on_epoch:
                 self._log_epoch(pl_module, name, metric)
             else:
                 metric.reset()
@@ -237,7 +161,7 @@ class StepMetrics(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write what there is: it shows what led there."""
-        if group.place().count > 1:
+        if group.current_rank().world_size > 1:
             return  # it takes all processes, and the others may have had no error
         with suppress(RuntimeError, OSError, TrainingError):  # of a device or a disk, say; the first error counts
             self.write(trainer)
@@ -249,10 +173,10 @@ class StepMetrics(Callback):
             TrainingError: the loss of one is no number.
         """
         if self._steps:
-            self._transfers.append(Transfer(self._steps, self._places))
+            self._transfers.append(HostCopy(self._steps, self._options))
             self._steps = []
         newest: dict[str, float] = {}
-        each = wait or group.place().count > 1  # what one process notices now, all do
+        each = wait or group.current_rank().world_size > 1  # what one process notices now, all do
         while self._transfers and (each or self._transfers[0].done()):
             for step, values in self._transfers.popleft().read():
                 if self._has_finite_loss(step, values):
@@ -296,7 +220,7 @@ class StepMetrics(Callback):
         if reduction not in REDUCTIONS or not (is_number or path):
             lightnings(name, value, prog_bar, logger, on_step, on_epoch, **others)  # it says what is wrong with that
             return
-        self._places[name] = Place(
+        self._options[name] = LogOptions(
             on_step=on_step is not False,
             on_epoch=bool(on_epoch),
             logger=logger is not False,
@@ -317,67 +241,32 @@ class StepMetrics(Callback):
             self._weights[name] = others["batch_size"]
 
     def _log_epoch(self, module: LightningModule, name: str, value: Tensor | Metric) -> None:
-        place = self._places[name]
+        options = self._options[name]
         log = partial(module.log, value=value, batch_size=1, reduce_fx="max", sync_dist=True)  # all have the same
-        log(place.name(name, "epoch"), prog_bar=place.prog_bar, logger=place.logger)
-        if place.suffixes:  # what a callback monitors has no suffix
+        log(options.name(name, "epoch"), prog_bar=options.prog_bar, logger=options.logger)
+        if options.suffixes:  # what a callback monitors has no suffix
             log(name, logger=False)
 
     def _write_step(self, trainer: Trainer, step: Step, values: dict[str, float]) -> None:
         curves: dict[str, float] = {"epoch": trainer.current_epoch}
         for name, value in values.items():
-            place = self._places[name]
-            if place.on_epoch and name not in self._metrics:
+            options = self._options[name]
+            if options.on_epoch and name not in self._metrics:
                 self._accumulate(name, value, step.gathered.weights.get(name, step.batch_size))
-            if place.on_step and place.logger:
-                curves[place.name(name, "step")] = value
+            if options.on_step and options.logger:
+                curves[options.name(name, "step")] = value
         if step.stepped and (step.index + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             for logger in trainer.loggers:
                 logger.log_metrics(curves, step=step.index)
 
     def _accumulate(self, name: str, value: float, weight: float) -> None:
         """Add a step's value to those of its epoch."""
-        reduction = self._places[name].reduction
+        reduction = self._options[name].reduction
         value = value * weight if reduction == "mean" else value
         if name in self._epoch:
             before, weight_before = self._epoch[name]
             value, weight = REDUCTIONS[reduction](before, value), weight_before + weight
         self._epoch[name] = value, weight
-
-
-def _of_all_processes(values: Tensor, steps: list[Step], places: dict[str, Place]) -> tuple[Tensor, list[Step]]:
-    """What the processes have logged in the same steps, as if one had seen all examples; the steps with all weights."""
-    logged = [(step, name) for step in steps for name in step.gathered.names]
-    weights = values.new_tensor([step.gathered.weights.get(name, step.share) for step, name in logged])
-    own = torch.stack([values, weights])
-    everyones = [torch.empty_like(own) for _ in range(group.place().count)]
-    with group.noticing_loss():
-        distributed.all_gather(everyones, own)
-    all_values, all_weights = torch.stack(everyones, dim=1)
-    counted = all_weights > 0
-    reduced = {
-        "mean": (all_values * all_weights).sum(0) / all_weights.sum(0),
-        "sum": all_values.where(counted, 0).sum(0),
-        "max": all_values.where(counted, -torch.inf).amax(0),
-        "min": all_values.where(counted, torch.inf).amin(0),
-    }
-    kinds = [list(reduced).index(places[name].reduction if name in places else "mean") for _, name in logged]
-    chosen = (
-        torch.stack(list(reduced.values())).gather(0, torch.tensor([kinds], device=values.device)) if kinds else own
-    )
-    return chosen[0], _with_all_weights(steps)
-
-
-def _with_all_weights(steps: list[Step]) -> list[Step]:
-    """The steps with the sums of the weights that each process has given."""
-    if not any(step.gathered.weights for step in steps):
-        return steps
-    everyones = group.from_all([step.gathered.weights for step in steps])
-    sums = [{name: sum(own[name] for own in owns) for name in owns[0]} for owns in zip(*everyones, strict=True)]
-    return [
-        replace(step, gathered=replace(step.gathered, weights=weights))
-        for step, weights in zip(steps, sums, strict=True)
-    ]
 
 
 def _state(metric: Metric) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, distributed
 from torch.optim import Optimizer
 
-from litlab.distributed.group import noticing_loss, place
+from litlab.distributed.group import current_rank, noticing_loss
 
 
-class Dropping:
+class NonFiniteSkip:
     """Drops a batch if its loss is infinite or no number, with all that it would leave behind; made before each batch.
 
     Args:
@@ -21,13 +21,13 @@ class Dropping:
 
     def __init__(self, module: LightningModule, optimizer: Optimizer, accumulates: bool) -> None:
         self.optimizer = optimizer
-        self.on_device = drops_on_device(module, optimizer) and not accumulates and not _begins_momentum(optimizer)
+        self.on_device = skips_on_device(module, optimizer) and not accumulates and not _begins_momentum(optimizer)
         self.buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
 
     def backward(self, loss: Tensor, backward: Callable[[Tensor], None]) -> None:
         """Compute the gradients by `backward`, unless the batch is dropped."""
         lost = (~loss.detach().isfinite()).int()
-        if place().count > 1:  # what one process drops, all do
+        if current_rank().world_size > 1:  # what one process drops, all do
             with noticing_loss():
                 distributed.all_reduce(lost, distributed.ReduceOp.MAX)
         if self.on_device:  # without waiting: a fused optimizer asks the device itself
@@ -42,7 +42,7 @@ class Dropping:
                 buffer.copy_(before)
 
 
-def drops_on_device(module: LightningModule, optimizer: Optimizer) -> bool:
+def skips_on_device(module: LightningModule, optimizer: Optimizer) -> bool:
     """Whether a batch can be dropped without waiting for the device."""
     return module.device.type == "cuda" and bool(optimizer.defaults.get("fused"))
 

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from litlab.distributed.group import place
-from litlab.engine.metrics import Gathered, Step, StepMetrics
-from litlab.engine.nonfinite import Dropping
+from litlab.distributed.group import current_rank
+from litlab.engine.logged import LoggedValues, Step
+from litlab.engine.metrics import StepMetrics
+from litlab.engine.nonfinite import NonFiniteSkip
 from litlab.errors import UserError
 
 Batch = OrderedDict[str, Any]
@@ -69,7 +70,7 @@ class LoggedOptimization(_AutomaticOptimization):
         """Return what `run.json` says about CUDA graphs."""
         return None
 
-    def execute(self, optimizer: Optimizer, batch_idx: int, kwargs: Batch) -> tuple[dict[str, Any], Gathered]:
+    def execute(self, optimizer: Optimizer, batch_idx: int, kwargs: Batch) -> tuple[dict[str, Any], LoggedValues]:
         """Do the step; its outputs, and what the module has logged."""
         with self.metrics.collecting(self.trainer.lightning_module):
             outputs: dict[str, Any] = super().run(optimizer, batch_idx, kwargs)
@@ -83,7 +84,7 @@ class LoggedOptimization(_AutomaticOptimization):
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)  # it drops such steps itself
         if self.metrics.skips and not scaler:
             accumulates = self.trainer.accumulate_grad_batches > 1
-            dropping = Dropping(self.trainer.lightning_module, optimizer, accumulates)
+            dropping = NonFiniteSkip(self.trainer.lightning_module, optimizer, accumulates)
             backward = partial(dropping.backward, backward=backward)
 
         weight = self.trainer.fit_loop.epoch_loop.weight
@@ -121,7 +122,7 @@ class DirectOptimization(LoggedOptimization):
         """Find that out again before an execution, since a hook may have changed the Trainer."""
         self.detour = self._obstacle or _detour(self.trainer)
 
-    def execute(self, optimizer: Optimizer, batch_idx: int, kwargs: Batch) -> tuple[dict[str, Any], Gathered]:
+    def execute(self, optimizer: Optimizer, batch_idx: int, kwargs: Batch) -> tuple[dict[str, Any], LoggedValues]:
         """Do the step; its outputs, and what the module has logged."""
         if self.detour:
             return super().execute(optimizer, batch_idx, kwargs)
@@ -131,7 +132,7 @@ class DirectOptimization(LoggedOptimization):
         progress.increment_completed()
         return results
 
-    def step(self, optimizer: Optimizer, kwargs: Batch) -> tuple[dict[str, Any], Gathered]:
+    def step(self, optimizer: Optimizer, kwargs: Batch) -> tuple[dict[str, Any], LoggedValues]:
         """Do the step without counting it; its outputs, and what the module has logged."""
         trainer, module = self.trainer, self.trainer.lightning_module
         backward = self.backward_of(optimizer, module.backward)
@@ -139,7 +140,7 @@ class DirectOptimization(LoggedOptimization):
             module._current_fx_name = "training_step"  # where `self.log` is called from
             output = trainer.strategy.training_step(*kwargs.values())
             module._current_fx_name = None
-            if output is None and place().count > 1:
+            if output is None and current_rank().world_size > 1:
                 raise UserError("training_step has returned None: one of several processes cannot leave a batch out")
             if isinstance(output, Tensor):  # Lightning's way would divide it by 1, here and on the way back
                 result = self.output_result_cls(output)

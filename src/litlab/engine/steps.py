@@ -25,7 +25,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor
 
 from litlab.data.order import Resumable
-from litlab.distributed.group import from_all, place, share_signals
+from litlab.distributed.group import all_gather, current_rank, share_signals
 from litlab.distributed.signals import stop
 from litlab.engine.epochs import Checkpoints, EpochsLoop
 from litlab.engine.graphs.optimization import GraphedOptimization
@@ -82,7 +82,7 @@ class ExecutionLoop(_TrainingEpochLoop):
     def on_save_checkpoint(self) -> dict[str, Any]:
         """Lightning's state, and what an exact continuation takes besides."""
         own = {"after_step": self._is_after_step, "validates": self._validates}
-        exact = {"examples": self.examples, "random": from_all(random_state())}
+        exact = {"examples": self.examples, "random": all_gather(random_state())}
         return {**super().on_save_checkpoint(), **own, **exact}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
@@ -92,7 +92,7 @@ class ExecutionLoop(_TrainingEpochLoop):
         self._validates = bool(state_dict.get("validates"))  # an earlier version saved no such value
         self.examples, states = state_dict["examples"], state_dict["random"]
         # A process that there was not then draws on from its own seed.
-        self._random = states[place().rank] if place().rank < len(states) else random_state()
+        self._random = states[current_rank().rank] if current_rank().rank < len(states) else random_state()
         set_random_state(self._random)  # now, to see that it can be done; and again when the training goes on
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
@@ -259,7 +259,7 @@ class ExecutionLoop(_TrainingEpochLoop):
         return call._call_strategy_hook(trainer, "batch_to_device", batch, dataloader_idx=0)
 
     def _build_kwargs(self, kwargs: OrderedDict[str, Any], batch: Any, batch_idx: int) -> OrderedDict[str, Any]:
-        loader, processes = self.trainer.train_dataloader, place().count
+        loader, processes = self.trainer.train_dataloader, current_rank().world_size
         if isinstance(loader, Resumable):
             self.share, self.batch_size = loader.counts
             self.weight = self.share * processes / self.batch_size

@@ -12,7 +12,7 @@ from litlab.files import replacing
 from litlab.runs.checkpoint import TRAINED, read, require_readable
 
 
-class WholeFiles(CheckpointIO):
+class AtomicCheckpointIO(CheckpointIO):
     """How Lightning writes and reads the checkpoints of a run; it touches no other file than those in its folder."""
 
     def __init__(self, folder: Path) -> None:

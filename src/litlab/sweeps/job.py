@@ -16,7 +16,8 @@ from litlab.sweeps.space import Params
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
 
-    from litlab.sweeps.ledger import Ledger
+    from litlab.sweeps.storage import StudyStorage
+
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +26,8 @@ log = logging.getLogger(__name__)
 class Pruning:
     """How a job gets to know that others do better."""
 
-    ledger: "Ledger"
-    """Where that stands."""
+    storage: "StudyStorage"
+    """Where the study is."""
     rule: str
     """Optuna's name of it."""
     metric: str
@@ -116,6 +117,6 @@ def _callbacks(job: Job, settings: schema.Train) -> list["Callback"]:
 
     callbacks: list[Callback] = [RequiredMetrics.of_sweep(settings, job.objectives)]
     if job.pruning:
-        should_prune = Pruner(job.pruning.ledger.load(job.pruning.rule), job.number)
+        should_prune = Pruner(job.pruning.storage.load(job.pruning.rule), job.number)
         callbacks.append(PruningCallback(job.pruning.metric, should_prune))
     return callbacks

@@ -13,10 +13,10 @@ from litlab.config import schema
 from litlab.errors import UserError
 from litlab.messages import first_lines
 from litlab.runs.run import Record
-from litlab.sweeps.ledger import NAME, Ledger, answering, trial_of
 from litlab.sweeps.outcome import Outcome, outcome, record_of
 from litlab.sweeps.plan import Plan
 from litlab.sweeps.space import Params, value_of
+from litlab.sweeps.storage import NAME, StudyStorage, answering, trial_of
 
 DIRECTIONS = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
 
@@ -34,19 +34,19 @@ class Study:
     def __init__(self, folder: Path, plan: Plan) -> None:
         self.folder, self.plan = folder, plan
         url = plan.sampling.storage
-        self.ledger = Ledger(folder, url, NAME if url is None else plan.study)
+        self.storage = StudyStorage(folder, url, NAME if url is None else plan.study)
         directions = [DIRECTIONS[mode] for mode in plan.objectives.values()]
-        self.study = self.ledger.create(directions)
+        self.study = self.storage.create(directions)
         in_grid = isinstance(plan.sampling, schema.Grid)
         self._distributions = {one.key: one.scale() if in_grid else one.distribution() for one in plan.dimensions}
         trials = self.trials()
         if self.study.directions != directions:
-            raise self.ledger.damaged("it has other objectives")
+            raise self.storage.damaged("it has other objectives")
         if len(trials) > plan.planned:
-            raise self.ledger.damaged(f"it has {len(trials)} jobs, the sweep {plan.planned}")
+            raise self.storage.damaged(f"it has {len(trials)} jobs, the sweep {plan.planned}")
         for trial in trials:
             if not (self._is_whole(trial) and self._is_planned(trial)):
-                raise self.ledger.damaged(f"job {trial.number} has other values than the sweep gives it")
+                raise self.storage.damaged(f"job {trial.number} has other values than the sweep gives it")
         self.ended = {trial.number for trial in trials if trial.state.is_finished()}
         self._begun = len(trials)
         self._unfinished = [trial.number for trial in trials if self._is_unfinished(trial)]

@@ -23,10 +23,10 @@ from litlab.runs.run import refuse_taken, resume_command
 from litlab.runs.storage_faults import storage_fault, storage_problem
 from litlab.sweeps.job import Job, Pruning
 from litlab.sweeps.launchers.base import Launcher
-from litlab.sweeps.ledger import Ledger, answering, probe
 from litlab.sweeps.outcome import Outcome, outcome, record_of, settle
 from litlab.sweeps.plan import CHANGEABLE, FILE, Plan
 from litlab.sweeps.space import Params, texts
+from litlab.sweeps.storage import StudyStorage, answering, probe
 from litlab.sweeps.study import Study
 from litlab.sweeps.summary import conclude
 
@@ -199,7 +199,7 @@ def _run(folder: Path, plan: Plan, study: Study, launcher: Launcher) -> dict[int
                 if found.status not in ("missing", "running", "interrupted"):
                     study.tell(number, found)  # the sweep was killed before it could
                     continue
-                job = _prepare(folder, plan, study.ledger, number, params)
+                job = _prepare(folder, plan, study.storage, number, params)
             say(f"job {number}: {' '.join(texts(params))}")
             yield job
 
@@ -215,11 +215,11 @@ def _run(folder: Path, plan: Plan, study: Study, launcher: Launcher) -> dict[int
     return outcomes
 
 
-def _prepare(folder: Path, plan: Plan, ledger: Ledger, number: int, params: Params) -> Job:
+def _prepare(folder: Path, plan: Plan, storage: StudyStorage, number: int, params: Params) -> Job:
     """Put the job's config into its folder, unless it was begun."""
     pruning = None
     if plan.sampling.pruner != "none":
-        pruning = Pruning(ledger, plan.sampling.pruner, next(iter(plan.objectives)))
+        pruning = Pruning(storage, plan.sampling.pruner, next(iter(plan.objectives)))
     job = Job(folder / str(number), number, params, pruning, folder, objectives=tuple(plan.objectives))
     if (job.folder / "run.json").exists():
         require_mine(job.folder / "config.yaml", f"job {number}")

@@ -31,7 +31,7 @@ from litlab.config import schema
 from litlab.config.components import build, import_target, parameters, takes
 from litlab.data.augment import on_each_image
 from litlab.distributed.ddp import ExactDDP
-from litlab.distributed.group import from_first, is_first, place
+from litlab.distributed.group import broadcast_from_rank_zero, current_rank, is_rank_zero
 from litlab.distributed.hardware import best_precision, is_cpu
 from litlab.engine.metrics import StepMetrics
 from litlab.engine.schedule import ScheduleFactory
@@ -39,7 +39,7 @@ from litlab.engine.steps import execute_steps
 from litlab.engine.stopping import StoppableTrainer
 from litlab.errors import UserError
 from litlab.runs.run import Run
-from litlab.runs.writing import WholeFiles
+from litlab.runs.writing import AtomicCheckpointIO
 from litlab.training.errors import damaged_checkpoint_refused, lightning_refusals_explained
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def build_training(settings: schema.Train, run: Run, callbacks: Sequence[Callbac
     _refuse_tuners(named)
     views = {f"views.{name}": build(node, key=f"views.{name}") for name, node in settings.views.items()}
     named |= {key: guarded(key, view) for key, view in views.items()}
-    of_first_process = [RecordRun(run, throughput, metrics, named), overview, progress()] if is_first() else []
+    of_first_process = [RecordRun(run, throughput, metrics, named), overview, progress()] if is_rank_zero() else []
     own = [
         FirstBatch(settings.data, settings.model),
         throughput,
@@ -112,7 +112,9 @@ def build_training(settings: schema.Train, run: Run, callbacks: Sequence[Callbac
         checkpoints,
     ]
     if settings.trainer.precision == "auto" and run.record.precision is None:
-        run.record.precision, reason = from_first(lambda: best_precision(settings.trainer.accelerator, module))
+        run.record.precision, reason = broadcast_from_rank_zero(
+            lambda: best_precision(settings.trainer.accelerator, module)
+        )
         log.info("trainer.precision=auto: %s, as %s", run.record.precision, reason)
     trainer = make_trainer(
         settings.trainer,
@@ -187,15 +189,15 @@ def make_trainer(
         UserError: Lightning refuses these settings, or would silently compute in another number format.
     """
     settings = config.model_dump(exclude={"steps_per_execution", "on_nan"})
-    if place().count > 1:
-        settings |= {"strategy": ExactDDP(), "num_nodes": place().count // place().local_count}
+    if current_rank().world_size > 1:
+        settings |= {"strategy": ExactDDP(), "num_nodes": current_rank().world_size // current_rank().local_world_size}
         if not isinstance(config.devices, list):
-            settings["devices"] = place().local_count
+            settings["devices"] = current_rank().local_world_size
     if config.precision == "auto":
         settings["precision"] = precision or "32-true"
     if settings["precision"] == "16-mixed" and is_cpu(config.accelerator):  # Lightning would take bf16-mixed
         raise UserError("trainer.precision=16-mixed: is for GPUs, and this is a CPU; set bf16-mixed, 32-true or auto")
-    if config.profiler and is_first():
+    if config.profiler and is_rank_zero():
         settings["profiler"] = PROFILERS[config.profiler](dirpath=folder, filename="profile")
     with lightning_refusals_explained(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="GPU available but not used")  # as trainer=cpu says
@@ -203,12 +205,16 @@ def make_trainer(
             **settings,
             callbacks=callbacks,
             logger=logger,
-            plugins=[WholeFiles(folder), LightningEnvironment()] if place().count == 1 else WholeFiles(folder),
+            plugins=[AtomicCheckpointIO(folder), LightningEnvironment()]
+            if current_rank().world_size == 1
+            else AtomicCheckpointIO(folder),
             default_root_dir=folder,
             enable_model_summary=False,
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         )
-    if place().count > 1:  # Lightning's handler of SIGTERM waits for the other processes, wherever this one is
+    if (
+        current_rank().world_size > 1
+    ):  # Lightning's handler of SIGTERM waits for the other processes, wherever this one is
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer
 

@@ -13,7 +13,7 @@ from litlab.callbacks.checkpoints import numbers
 from litlab.callbacks.first_batch import telling_of_labels
 from litlab.config import schema
 from litlab.distributed import debugger
-from litlab.distributed.group import from_first, is_first, noticing_loss, together
+from litlab.distributed.group import broadcast_from_rank_zero, is_rank_zero, noticing_loss, process_group
 from litlab.distributed.hardware import keep_memory, use_all_cores
 from litlab.runs.checkpoint import load_weights, read_resumable
 from litlab.runs.run import Record, Run
@@ -42,7 +42,7 @@ def train(settings: schema.Train, run: Run, *, callbacks: Sequence[Callback] = (
         ProcessLost: another process of this training has ended.
     """
     task = WorkerTask(settings, run.folder, run.record, run.is_resumed, callbacks)
-    with run.tracked(), ending_with_hint(run), together(processes_here(settings.trainer), task, run_worker):
+    with run.tracked(), ending_with_hint(run), process_group(processes_here(settings.trainer), task, run_worker):
         _train(settings, run, callbacks)
         log.info("results: %s\ncurves:  %s", run.folder, tensorboard_command(run.folder))
         if run.record.reason:
@@ -75,9 +75,9 @@ def _train(settings: schema.Train, run: Run, callbacks: Sequence[Callback]) -> N
     seed_everything(settings.seed, workers=True, verbose=False)  # before anything is built
     training = build_training(settings, run, callbacks)
     trainer, module, data = training.trainer, training.module, training.data
-    checkpoint = from_first(lambda: run.last_checkpoint if run.is_resumed and run.has_saved() else None)
+    checkpoint = broadcast_from_rank_zero(lambda: run.last_checkpoint if run.is_resumed and run.has_saved() else None)
     with training.errors_explained(checkpoint):
-        if is_first():
+        if is_rank_zero():
             _open(run, trainer, module, checkpoint)
     untestable = _untestable(module, data) if settings.test else "test=false"
     if settings.test and untestable:
@@ -87,7 +87,7 @@ def _train(settings: schema.Train, run: Run, callbacks: Sequence[Callback]) -> N
         with training.errors_explained(checkpoint), noticing_loss(), telling_of_labels():
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
         if not untestable:
-            if is_first():  # DDP hands its weights to the others
+            if is_rank_zero():  # DDP hands its weights to the others
                 load_weights(module, run.best_checkpoint())
             with noticing_loss():
                 test(run, trainer, module, data)

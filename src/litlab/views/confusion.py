@@ -8,7 +8,7 @@ from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from litlab.callbacks.predictions import NO_CLASS, Predicted, class_names
-from litlab.distributed.group import from_all
+from litlab.distributed.group import all_gather
 from litlab.views.answers import AnswersView
 from litlab.views.figures import WIDTH
 
@@ -45,7 +45,7 @@ class ConfusionMatrix(AnswersView):
     @override
     def gather(self) -> None:
         if self.counts is not None:
-            self.counts = torch.stack(from_all(self.counts)).sum(0)
+            self.counts = torch.stack(all_gather(self.counts)).sum(0)
 
     @override
     def draw(self, writer: SummaryWriter, trainer: Trainer, stage: str) -> None:

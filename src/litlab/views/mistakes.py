@@ -8,7 +8,7 @@ from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from litlab.callbacks.predictions import NO_CLASS, Predicted, class_names, colours
-from litlab.distributed.group import from_all
+from litlab.distributed.group import all_gather
 from litlab.views.answers import AnswersView
 from litlab.views.figures import tiles
 
@@ -40,7 +40,7 @@ class Mistakes(AnswersView):
 
     @override
     def gather(self) -> None:
-        if found := list(filter(None, from_all(self.worst))):
+        if found := list(filter(None, all_gather(self.worst))):
             self._keep(*found)
 
     def _keep(self, *found: list[Tensor]) -> None:

@@ -7,7 +7,7 @@ from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from litlab.callbacks.predictions import Predicted, class_names
-from litlab.distributed.group import from_all
+from litlab.distributed.group import all_gather
 from litlab.views.answers import AnswersView
 
 THRESHOLDS = 127
@@ -44,7 +44,7 @@ class PRCurves(AnswersView):
 
     @override
     def gather(self) -> None:
-        self.counts[0] = torch.stack([counts for counts, _ in from_all(self.counts)]).sum(0)
+        self.counts[0] = torch.stack([counts for counts, _ in all_gather(self.counts)]).sum(0)
 
     @override
     def draw(self, writer: SummaryWriter, trainer: Trainer, stage: str) -> None:

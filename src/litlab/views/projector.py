@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from litlab.callbacks.guard import undisturbed
 from litlab.callbacks.predictions import class_names, classified, colours, features_of
-from litlab.distributed.group import from_all, place
+from litlab.distributed.group import all_gather, current_rank
 from litlab.files import replacing, write_text
 from litlab.messages import one_line
 from litlab.views.board import writers
@@ -47,7 +47,7 @@ class Projector(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        shown = place().count * sum(len(targets) for _, targets, _ in self.batches)
+        shown = current_rank().world_size * sum(len(targets) for _, targets, _ in self.batches)
         found = classified(outputs) if dataloader_idx == 0 and shown < self.images else None
         if found is not None and found.images is not None:
             self.batches.append((found.images, found.targets, found.scores.shape[1]))
@@ -57,7 +57,7 @@ class Projector(Callback):
         features = features_of(pl_module)
         if features is None:
             return
-        in_order = chain.from_iterable(zip_longest(*from_all(self.batches)))  # as the processes have shared them out
+        in_order = chain.from_iterable(zip_longest(*all_gather(self.batches)))  # as the processes have shared them out
         batches = [batch for batch in in_order if batch]
         if not batches:
             return

@@ -155,7 +155,7 @@ def test_processes_augment_in_different_ways(tmp_path):
 
         def noting_step(module, batch, batch_idx):
             if batch_idx == 0:
-                (tmp_path / str(group.place().rank)).write_text(str(torch.rand(1).item()))
+                (tmp_path / str(group.current_rank().rank)).write_text(str(torch.rand(1).item()))
             return training_step(module, batch, batch_idx)
 
         Classifier.training_step = noting_step
@@ -229,7 +229,7 @@ def only_in(rank, action):
 
         def acting_step(module, batch, batch_idx):
             loss = training_step(module, batch, batch_idx)
-            return action(loss) if batch_idx == 7 and group.place().rank == rank else loss
+            return action(loss) if batch_idx == 7 and group.current_rank().rank == rank else loss
 
         Classifier.training_step = acting_step
 
@@ -314,7 +314,7 @@ def test_when_the_first_is_killed_none_is_left(tmp_path):
         training_step = Classifier.training_step
 
         def noting_step(module, batch, batch_idx):
-            (tmp_path / str(group.place().rank)).write_text(str(os.getpid()))
+            (tmp_path / str(group.current_rank().rank)).write_text(str(os.getpid()))
             return training_step(module, batch, batch_idx)
 
         Classifier.training_step = noting_step
@@ -365,8 +365,8 @@ def test_a_device_is_not_waited_for_once_another_process_has_ended(monkeypatch):
             return self.asked > 3
 
     alive, killed = SimpleNamespace(exitcode=None), SimpleNamespace(exitcode=-9)
-    monkeypatch.setattr(group, "_group", group.Group(group.ALONE, started=[alive]))
+    monkeypatch.setattr(group, "_group", group.Group(group.SINGLE_PROCESS, started=[alive]))
     group.wait_for_device(Done())
-    monkeypatch.setattr(group, "_group", group.Group(group.ALONE, started=[alive, killed]))
+    monkeypatch.setattr(group, "_group", group.Group(group.SINGLE_PROCESS, started=[alive, killed]))
     with pytest.raises(ProcessLost, match="process 2 was killed by SIGKILL"):
         group.wait_for_device(Never())

@@ -11,7 +11,8 @@ from torch import nn
 
 from litlab.distributed import hardware
 from litlab.distributed.hardware import best_precision, cores, use_all_cores
-from litlab.engine.metrics import Gathered, Step, Transfer
+from litlab.engine.host_copy import HostCopy
+from litlab.engine.logged import LoggedValues, Step
 from litlab.engine.random_state import preserved_random_state, random_state, set_random_state
 from litlab.errors import UserError
 from litlab.training.build import make_trainer, settings_elsewhere
@@ -90,7 +91,8 @@ def test_16_bits_are_refused_on_a_cpu(tmp_path, monkeypatch, accelerator):
 
 FAULTS = """
 import resource, torch
-from litlab.engine.metrics import Gathered, Step, Transfer
+from litlab.engine.host_copy import HostCopy
+from litlab.engine.logged import LoggedValues, Step
 from litlab.distributed.hardware import keep_memory
 {setting}
 def step():
@@ -147,8 +149,8 @@ def test_values_are_read_where_no_event_tells_when_they_have_arrived(monkeypatch
         return move(tensor, *args, **options)
 
     monkeypatch.setattr(torch.Tensor, "to", to)
-    gathered = Gathered({}, {}, ("loss",), torch.ones(1))
-    transfer = Transfer([Step(0, 1, 1, True, 0.1, gathered)], {})
+    gathered = LoggedValues({}, {}, ("loss",), torch.ones(1))
+    transfer = HostCopy([Step(0, 1, 1, True, 0.1, gathered)], {})
     assert asked == [False]
     assert transfer.done()
     assert [values["loss"] for _, values in transfer.read()] == [1.0]

@@ -1,6 +1,6 @@
 import pytest
 
-from litlab.distributed.processes import ALONE, Place, given
+from litlab.distributed.processes import SINGLE_PROCESS, Rank, given
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
 SRUN = {
@@ -10,7 +10,7 @@ SRUN = {
 
 @pytest.mark.parametrize("environment", [TORCHRUN, SRUN, {**SRUN, **TORCHRUN}])
 def test_torchrun_and_srun_say_which_process_this_is(environment):
-    assert given(environment) == Place(rank=3, count=4, local_rank=1, local_count=2)
+    assert given(environment) == Rank(rank=3, world_size=4, local_rank=1, local_world_size=2)
 
 
 @pytest.mark.parametrize(
@@ -23,4 +23,4 @@ def test_torchrun_and_srun_say_which_process_this_is(environment):
     ],
 )
 def test_otherwise_it_is_the_only_one(environment):
-    assert given(environment) == ALONE
+    assert given(environment) == SINGLE_PROCESS

@@ -9,7 +9,7 @@ from runs import FULL, Regularized, fit
 from torch import nn
 
 from digits.classifier import Classifier
-from litlab.engine.nonfinite import Dropping
+from litlab.engine.nonfinite import NonFiniteSkip
 from litlab.engine.optimization import gradient_norm
 from litlab.errors import TrainingError
 from litlab.runs.checkpoint import read
@@ -76,13 +76,13 @@ def test_of_accumulated_batches_only_that_one_is_dropped(tmp_path):
 
 @pytest.mark.parametrize("on_device", [False, True])
 def test_statistics_of_a_dropped_batch_are_taken_back(monkeypatch, on_device):
-    monkeypatch.setattr("litlab.engine.nonfinite.drops_on_device", lambda *_: on_device)
+    monkeypatch.setattr("litlab.engine.nonfinite.skips_on_device", lambda *_: on_device)
     module = nn.BatchNorm1d(2)
     optimizer = torch.optim.Adam(module.parameters(), fused=True)
 
     def train(images):
         optimizer.zero_grad()
-        dropping = Dropping(module, optimizer, accumulates=False)
+        dropping = NonFiniteSkip(module, optimizer, accumulates=False)
         dropping.backward(module(images).square().sum(), torch.Tensor.backward)
         optimizer.step()
         return {name: value.clone() for name, value in module.state_dict().items()}
@@ -96,7 +96,7 @@ def test_statistics_of_a_dropped_batch_are_taken_back(monkeypatch, on_device):
 
 def test_momentum_does_not_begin_with_a_dropped_batch(monkeypatch):
     monkeypatch.setattr(
-        "litlab.engine.nonfinite.drops_on_device", lambda *_: True
+        "litlab.engine.nonfinite.skips_on_device", lambda *_: True
     )  # on a CPU `found_inf` does the same
 
     def trained(losses):
@@ -105,7 +105,7 @@ def test_momentum_does_not_begin_with_a_dropped_batch(monkeypatch):
         optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, dampening=0.5, fused=True)
         for factor in losses:
             optimizer.zero_grad()
-            dropping = Dropping(module, optimizer, accumulates=False)
+            dropping = NonFiniteSkip(module, optimizer, accumulates=False)
             dropping.backward(module(images).sum() * factor, torch.Tensor.backward)
             optimizer.step()
         return module.weight.detach(), optimizer

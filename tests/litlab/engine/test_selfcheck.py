@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from digits.classifier import Classifier
 from litlab.engine.graphs.selfcheck import Outcome, Snapshot, Tolerance
-from litlab.engine.metrics import Gathered
+from litlab.engine.logged import LoggedValues
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 
@@ -149,7 +149,7 @@ def test_a_snapshot_holds_all_that_a_step_changes(tmp_path, tape):
 def outcome(loss=1.0, accuracy=0.9, update=1.0, offset=0):
     values = torch.tensor([accuracy, loss])
     updates = [torch.full((10,), 0.1), torch.full((2, 2), update)]
-    return Outcome(Gathered({}, {}, ("train/acc", ""), values), updates, torch.tensor([offset]))
+    return Outcome(LoggedValues({}, {}, ("train/acc", ""), values), updates, torch.tensor([offset]))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from digits.classifier import Classifier
 from litlab.engine.hooks import AROUND_STEP, IN_STEP, STEP_PARTS
-from litlab.engine.metrics import Gathered, Step, Transfer
+from litlab.engine.host_copy import HostCopy
+from litlab.engine.logged import LoggedValues, Step
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 
@@ -213,7 +214,7 @@ def test_values_are_not_read_before_they_arrive_where_no_event_tells(tmp_path, m
         return to(tensor, *arguments, non_blocking=non_blocking, **options)
 
     monkeypatch.setattr(torch.Tensor, "to", noting)
-    Transfer([Step(0, 1, 1, True, 0.1, Gathered({}, {}, ("loss",), torch.ones(1)))], {})
+    HostCopy([Step(0, 1, 1, True, 0.1, LoggedValues({}, {}, ("loss",), torch.ones(1)))], {})
     assert blocking == [True]
 
 

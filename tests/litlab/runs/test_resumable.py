@@ -18,7 +18,7 @@ from litlab.config.compose import load
 from litlab.errors import UserError
 from litlab.runs.checkpoint import MOST_VALUES, read
 from litlab.runs.run import Run
-from litlab.runs.writing import WholeFiles
+from litlab.runs.writing import AtomicCheckpointIO
 from litlab.training.reproduce import reproduce
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
@@ -302,7 +302,7 @@ def test_all_that_reads_a_checkpoint_looks_at_its_checksums(copied, tmp_path):
 
 def test_what_could_not_be_read_again_is_not_written(tmp_path):
     file = tmp_path / "last.ckpt"
-    writer = WholeFiles(tmp_path)
+    writer = AtomicCheckpointIO(tmp_path)
     writer.save_checkpoint({"x": [1.0] * 1000}, file)
     before = file.read_bytes()
     for content in ({"x": [1] * (MOST_VALUES + 1)}, {"x": "x" * 2**24}):

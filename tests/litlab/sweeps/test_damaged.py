@@ -13,9 +13,9 @@ from processes import contents, run
 from litlab.config.compose import explain
 from litlab.config.trust import unmarked
 from litlab.errors import UserError
-from litlab.sweeps.ledger import JOURNAL
 from litlab.sweeps.outcome import Outcome
 from litlab.sweeps.plan import FILE, Plan
+from litlab.sweeps.storage import JOURNAL
 from litlab.sweeps.study import Study
 
 DRAWN = ("optimizer.lr=tag(log,interval(1e-4,0.1))", "data.batch_size=choice(20,50)", "seed=range(0,10,2)")

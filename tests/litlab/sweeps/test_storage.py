@@ -25,8 +25,8 @@ from test_sweep import only, record, statuses, sweep_arguments, table
 from litlab.config import schema
 from litlab.errors import ProcessLost
 from litlab.runs.run import Run
-from litlab.sweeps.ledger import journal, probe
 from litlab.sweeps.plan import Plan
+from litlab.sweeps.storage import journal, probe
 from litlab.sweeps.study import Pruner, Study
 
 pytestmark = [
@@ -152,7 +152,7 @@ def test_a_pruner_that_is_not_answered_says_so(tmp_path):
     with Server() as server:
         study = Study(tmp_path, sampled("random", storage=server.url))
         number, _ = study.next()
-        pruner = Pruner(study.ledger.load("median"), number)
+        pruner = Pruner(study.storage.load("median"), number)
         assert not pruner(0, 0.5)
         study.study._storage._backend.engine.dispose()
     with pytest.raises(ProcessLost, match="^sweep.storage does not answer: connection failed: "):

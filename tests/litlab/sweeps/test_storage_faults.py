@@ -18,7 +18,7 @@ from digits.mnist import MNISTDataModule
 from litlab import files
 from litlab.errors import UserError
 from litlab.runs.storage_faults import STORAGE_FAULTS, storage_fault, storage_problem
-from litlab.runs.writing import WholeFiles
+from litlab.runs.writing import AtomicCheckpointIO
 
 JOBS = ("optimizer.lr=0.001,0.003,0.01", "checkpoint.every_n_steps=10")
 NAMED = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EFBIG)
@@ -44,7 +44,7 @@ def once(owner, name, number, call, file=None):
 FAULTS = {
     "the log": once(litlab.job_log, "dictConfig", errno.EROFS, 2),
     "the record of a new run": once(litlab.runs.run, "write_text", errno.ENOSPC, 6),
-    "a checkpoint": once(WholeFiles, "save_checkpoint", errno.EDQUOT, 7),
+    "a checkpoint": once(AtomicCheckpointIO, "save_checkpoint", errno.EDQUOT, 7),
     "a file on its way to the disk": once(files, "sync", errno.EIO, 40),
     "the curves": once(litlab.loggers._Events, "flush", errno.EFBIG, 10),
     "the data": once(MNISTDataModule, "setup", errno.ESTALE, 3, "/mnt/gone/images"),

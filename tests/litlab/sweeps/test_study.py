@@ -6,10 +6,10 @@ from optuna.trial import TrialState
 
 from litlab.config import schema
 from litlab.errors import UserError
-from litlab.sweeps.ledger import JOURNAL, Lock, journal
 from litlab.sweeps.outcome import Outcome
 from litlab.sweeps.plan import Base, Plan
 from litlab.sweeps.space import Dimension
+from litlab.sweeps.storage import JOURNAL, Lock, journal
 from litlab.sweeps.study import Pruner, Study
 
 COMMON = {"objectives": None, "pruner": "none", "storage": None, "on_error": "continue", "dry_run": False}
@@ -157,7 +157,7 @@ def test_pruning_stops_what_does_worse_than_half_and_never_the_best(tmp_path):
     stopped = []
     for level in (5, 4, 6, 3, 7, 2, 8, 1, 9):
         number, _ = study.next()
-        pruner = Pruner(study.ledger.load("median"), number)
+        pruner = Pruner(study.storage.load("median"), number)
         pruned = any(pruner(epoch, level * (epoch + 1)) for epoch in range(4))
         stopped.append(pruned)
         study.tell(number, Outcome("pruned") if pruned else done(float(level)))
@@ -169,8 +169,8 @@ def test_pruning_stops_what_does_worse_than_half_and_never_the_best(tmp_path):
 def test_a_job_that_goes_on_reports_a_validation_once(tmp_path):
     study = Study(tmp_path, gridded())
     study.next()
-    assert not Pruner(study.ledger.load("median"), 0)(0, 0.5)
-    again = Pruner(study.ledger.load("median"), 0)
+    assert not Pruner(study.storage.load("median"), 0)(0, 0.5)
+    again = Pruner(study.storage.load("median"), 0)
     assert not again(0, 0.5)
     assert not again(1, 0.6)
     assert Study(tmp_path, gridded()).trials()[0].intermediate_values == {0: 0.5, 1: 0.6}

@@ -10,9 +10,9 @@ from torch.utils import _pytree as pytree
 
 from litlab.engine.graphs.cuda import CudaGraph
 from litlab.engine.graphs.fingerprint import Constants, Fingerprint
-from litlab.engine.metrics import Gathered
+from litlab.engine.logged import LoggedValues
 
-Results = tuple[dict[str, Any], Gathered]
+Results = tuple[dict[str, Any], LoggedValues]
 """What a step gives: its outputs, and what the module has logged."""
 
 Signature = tuple[Any, ...]

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from litlab.distributed.group import place
+from litlab.distributed.group import current_rank
 from litlab.engine.graphs.captured import CapturedStep, Results, Signature, batch_obstacle, signature
 from litlab.engine.graphs.cuda import CudaGraph
 from litlab.engine.graphs.fingerprint import Constants, Fingerprint, difference
@@ -22,7 +22,7 @@ from litlab.engine.graphs.rates import DeviceRates
 from litlab.engine.graphs.selfcheck import Snapshot, Tolerance, Verdict, check
 from litlab.engine.graphs.watch import watching
 from litlab.engine.metrics import StepMetrics
-from litlab.engine.nonfinite import drops_on_device
+from litlab.engine.nonfinite import skips_on_device
 from litlab.engine.optimization import Batch, DirectOptimization
 
 log = logging.getLogger(__name__)
@@ -133,12 +133,12 @@ class GraphedOptimization(DirectOptimization):
 
     def _static_obstacle(self, optimizer: Optimizer) -> str | None:
         """Return why no step of this training can be captured."""
-        is_waiting = self.metrics.skips and not drops_on_device(self.trainer.lightning_module, optimizer)
+        is_waiting = self.metrics.skips and not skips_on_device(self.trainer.lightning_module, optimizer)
         return (
             self._obstacle
             or CudaGraph.obstacle(self.trainer.strategy.root_device)
             or self.detour
-            or ("several processes train together" if place().count > 1 else None)
+            or ("several processes train together" if current_rank().world_size > 1 else None)
             or DeviceRates.obstacle(optimizer)
             or ("trainer.on_nan=skip needs optimizer.fused=true for that" if is_waiting else None)
         )

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 from litlab.engine.graphs.captured import Results
-from litlab.engine.metrics import LOSS, Gathered
+from litlab.engine.logged import LOSS, LoggedValues
 
 EXACT = ("gradient_norm", LOSS)
 """Values that are compared as they are; others may count an example at a tie differently."""
@@ -62,7 +62,7 @@ class Snapshot:
 class Outcome:
     """What a step has come to: what it logged, the change of each weight, and where the generator is."""
 
-    gathered: Gathered
+    gathered: LoggedValues
     updates: list[Tensor]
     random: Tensor
 

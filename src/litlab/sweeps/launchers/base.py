@@ -12,7 +12,7 @@ from litlab.errors import UserError
 from litlab.runs.lock import FolderLock
 from litlab.sweeps.job import Ended, Job
 
-PATIENCE = 60
+STOP_TIMEOUT_S = 60
 """Seconds in which the jobs of a sweep that was killed have saved their state and ended."""
 
 
@@ -30,7 +30,7 @@ def left_alone(jobs: Iterator[Job]) -> Iterator[Job]:
         UserError: somebody stays at work.
     """
     for job in jobs:
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + STOP_TIMEOUT_S
         while FolderLock(job.folder).is_held():
             if time.monotonic() > until:
                 raise UserError(f"{job.folder} is in use: another process is at work on this run")

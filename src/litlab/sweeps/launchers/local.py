@@ -15,7 +15,7 @@ from typing import Any
 
 from litlab.config.compose import load
 from litlab.config.schema import Train
-from litlab.distributed.processes import nursery
+from litlab.distributed.processes import fork_server
 from litlab.distributed.signals import Interrupted, stop
 from litlab.sweeps.job import Ended, Job, run
 from litlab.sweeps.launchers.base import left_alone, printing_apart
@@ -44,7 +44,7 @@ class Local:
 
     def run(self, jobs: Iterator[Job]) -> Iterator[Ended]:
         """See Launcher."""
-        jobs, context = left_alone(jobs), nursery()
+        jobs, context = left_alone(jobs), fork_server()
         first = next(jobs, None)
         if first is None:
             return

@@ -31,7 +31,7 @@ ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_F
 ID = "slurm_job"
 """File in a job's folder that says which of Slurm's jobs it is."""
 
-PATIENCE = 90
+STOP_TIMEOUT_S = 90
 """Seconds in which jobs that are cancelled have saved their state; Slurm kills them after its KillWait, often 30."""
 
 ASK_AFTER = 10
@@ -127,11 +127,11 @@ def _work(job: Job, argv: list[str]) -> Ended | None:
 
 
 def _follow() -> None:
-    from litlab.distributed.group import follow_given
+    from litlab.distributed.group import run_given_worker
     from litlab.training.train import run_worker
 
     try:
-        follow_given(run_worker)
+        run_given_worker(run_worker)
     except (UserError, TrainingError, ProcessLost):
         sys.exit(1)  # the first one tells
 
@@ -193,7 +193,7 @@ def _cancel(jobs: Sequence["SlurmJob[Ended | None]"]) -> None:
     """Let them save their state and end."""
     for job in jobs:
         job.cancel(check=False)
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + STOP_TIMEOUT_S
     while any(_is_queued(job.job_id) for job in jobs) and time.monotonic() < until:
         time.sleep(1)
 

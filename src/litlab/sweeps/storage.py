@@ -37,7 +37,7 @@ PRUNERS: dict[str, Callable[[], BasePruner]] = {
 
 
 @dataclass(frozen=True)
-class Ledger:
+class StudyStorage:
     """What any process needs to know to open the study.
 
     Attributes:
