@@ -37,7 +37,7 @@ from litlab import cli
 from litlab.comparison.compare import compare
 from litlab.config import schema
 from litlab.runs.run import Record, Run
-from litlab.sweeps.outcome import Outcome
+from litlab.sweeps.outcome import JobResult
 from litlab.sweeps.plan import Base, Plan
 from litlab.sweeps.space import Dimension
 from litlab.sweeps.study import Pruner, Study
@@ -125,9 +125,9 @@ def steps_of(record: Record) -> int:
 
 def survive(folder: Path, overrides: Sequence[str] = GRID) -> Table:
     """Does a sweep that is killed and resumed, again and again, end in the table of one that was left alone?"""
-    left_alone, killed = folder / "left alone", folder / "killed"
-    seconds = timed(train(left_alone, 1, *overrides).join)
-    jobs, kills, moments = len(begun(left_alone)), 0, random.Random(0)  # noqa: S311
+    undisturbed, killed = folder / "left alone", folder / "killed"
+    seconds = timed(train(undisturbed, 1, *overrides).join)
+    jobs, kills, moments = len(begun(undisturbed)), 0, random.Random(0)  # noqa: S311
     for kill in range(KILLS):
         resuming = [f"resume='{killed}'"] if kill else []
         sweep = train(killed, 1, *overrides, *resuming)
@@ -139,7 +139,7 @@ def survive(folder: Path, overrides: Sequence[str] = GRID) -> Table:
         kills += sweep.exitcode == -signal.SIGKILL
     train(killed, 1, *overrides, f"resume='{killed}'").join()
     table = Table("jobs", "SIGKILLs", "the same table", box=None)
-    table.add_row(str(len(begun(killed))), str(kills), "yes" if rows(killed) == rows(left_alone) else "NO")
+    table.add_row(str(len(begun(killed))), str(kills), "yes" if rows(killed) == rows(undisturbed) else "NO")
     return table
 
 
@@ -235,7 +235,7 @@ def fill(home: Path, plan: Plan, jobs: int) -> None:
 def choose(study: Study) -> None:
     """Begin a job, and enter that it is done."""
     if following := study.next():
-        study.tell(following[0], Outcome("done", values={"val/acc": 0.5}))
+        study.tell(following[0], JobResult("done", values={"val/acc": 0.5}))
 
 
 def ask(study: Study) -> None:

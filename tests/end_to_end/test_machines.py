@@ -75,14 +75,14 @@ def by_srun(rank):
 def among(environment, machine=None, prepare=lambda: None):
     """What makes a process one that was started with this environment, on this machine."""
 
-    def settle():
+    def settled_result():
         if machine:
             with Path("/var/run/netns", machine).open() as namespace:
                 assert ctypes.CDLL(None).setns(namespace.fileno(), 0) == 0  # os.setns came with Python 3.12
         os.environ |= environment
         prepare()
 
-    return settle
+    return settled_result
 
 
 def start(folder, environments, machines, *arguments, prepare=(lambda: None, lambda: None)):

@@ -20,10 +20,10 @@ from litlab.runs.links import break_links
 from litlab.runs.resume import resumed
 from litlab.runs.run import Run, refuse_taken
 from litlab.runs.storage_faults import storage_may_fail
-from litlab.sweeps.alone import alone
 from litlab.sweeps.job import Job
 from litlab.sweeps.launchers.base import Launcher
 from litlab.sweeps.launchers.basic import Basic
+from litlab.sweeps.single_run import run_single
 
 HELP = """\
 train: train a network, keep the best weights, test them.
@@ -97,7 +97,7 @@ def run(request: TrainRequest) -> None:
         remember(folder, Path(settings.paths.logs))
     changed = request.config_text if request.is_resumed else None
     if not isinstance(request.launcher, Basic):
-        alone(Job(folder, 0, request.overrides, changed=changed), request.launcher)
+        run_single(Job(folder, 0, request.overrides, changed=changed), request.launcher)
         return
     if settings.trainer.devices not in (1, -1):
         processes.fork_server()  # imports torch, too, while this process does

@@ -59,7 +59,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Ended:
+class FinishedJob:
     """A job that is no longer at work."""
 
     job: Job
@@ -71,7 +71,7 @@ class Ended:
     """Whether it was a disk or a file system; then it can go on, and no other job would do better."""
 
 
-def run(job: Job) -> Ended:
+def run(job: Job) -> FinishedJob:
     """Train as the folder's config says, or go on with it; what was wrong is also in the job's log.
 
     Raises:
@@ -84,14 +84,14 @@ def run(job: Job) -> Ended:
         log.info("pruned: %s", reason)
     except StorageError as error:
         log.error("%s", error)  # noqa: TRY400 (it says all)
-        return Ended(job, error.problem, storage_failed=True)
+        return FinishedJob(job, error.problem, storage_failed=True)
     except (UserError, TrainingError, ProcessLost) as error:
         log.error("%s", error)  # noqa: TRY400 (likewise)
-        return Ended(job, str(error))
+        return FinishedJob(job, str(error))
     except Exception as error:
         log.exception("the job has failed")
-        return Ended(job, f"{type(error).__name__}: {error}")
-    return Ended(job)
+        return FinishedJob(job, f"{type(error).__name__}: {error}")
+    return FinishedJob(job)
 
 
 def _train(job: Job) -> None:

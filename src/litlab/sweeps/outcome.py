@@ -7,11 +7,11 @@ from typing import Literal
 
 from litlab.errors import UserError
 from litlab.runs.run import Record, Run, Status
-from litlab.sweeps.job import Ended
+from litlab.sweeps.job import FinishedJob
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobResult:
     """How a job has ended, or how far it has come."""
 
     status: Status | Literal["missing", "damaged"]
@@ -24,35 +24,35 @@ class Outcome:
         return ", ".join([f"{self.status}: {self.reason}" if self.reason else self.status, *values])
 
 
-def outcome(folder: Path, objectives: Collection[str]) -> Outcome:
+def outcome(folder: Path, objectives: Collection[str]) -> JobResult:
     """What the record in a job's folder says; it is also a failure to be done without having measured an objective."""
     if not (folder / "run.json").exists():
-        return Outcome("missing")
+        return JobResult("missing")
     try:
         record = Run.open(folder).record
     except UserError as error:
-        return Outcome("damaged", f"{error}; remove {folder}, and the job is done again")
+        return JobResult("damaged", f"{error}; remove {folder}, and the job is done again")
     measured = {name: record.measured(name) for name in objectives}
     values = {name: value for name, value in measured.items() if value is not None}
     if record.status == "done" and len(values) < len(measured):
         lacking = ", ".join(measured.keys() - values.keys())
-        return Outcome("failed", f"it has no number for {lacking}; there is {', '.join(sorted(record.results()))}")
-    return Outcome(record.status, record.reason or "", values if record.status == "done" else {})
+        return JobResult("failed", f"it has no number for {lacking}; there is {', '.join(sorted(record.results()))}")
+    return JobResult(record.status, record.reason or "", values if record.status == "done" else {})
 
 
-def settle(ended: Ended, objectives: Collection[str]) -> Outcome:
+def settled_result(ended: FinishedJob, objectives: Collection[str]) -> JobResult:
     """What has become of a job that is no longer at work; one whose process or storage failed can go on."""
     can_go_on = ended.killed or ended.storage_failed
     found = outcome(ended.job.folder, objectives)
     if found.status == "missing":
-        return Outcome("interrupted" if can_go_on else "failed", ended.error or "")
+        return JobResult("interrupted" if can_go_on else "failed", ended.error or "")
     if found.status == "running":
         try:
             Run.open(ended.job.folder).end("interrupted", ended.error)
         except OSError:
             if not ended.storage_failed:
                 raise
-            return Outcome("interrupted", ended.error or "")  # the record says so once the job goes on
+            return JobResult("interrupted", ended.error or "")  # the record says so once the job goes on
     return outcome(ended.job.folder, objectives)
 
 
@@ -64,7 +64,7 @@ def record_of(folder: Path) -> Record | None:
         return None
 
 
-def best_jobs(jobs: Sequence[Outcome], objectives: Mapping[str, Literal["min", "max"]]) -> list[int]:
+def best_jobs(jobs: Sequence[JobResult], objectives: Mapping[str, Literal["min", "max"]]) -> list[int]:
     """The number of the job with the best value; of several objectives, those than which no other is better in all."""
     done = {
         number: [job.values[name] * (1 if mode == "min" else -1) for name, mode in objectives.items()]

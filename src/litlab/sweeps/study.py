@@ -13,7 +13,7 @@ from litlab.config import schema
 from litlab.errors import UserError
 from litlab.messages import first_lines
 from litlab.runs.run import Record
-from litlab.sweeps.outcome import Outcome, outcome, record_of
+from litlab.sweeps.outcome import JobResult, outcome, record_of
 from litlab.sweeps.plan import Plan
 from litlab.sweeps.space import Params, value_of
 from litlab.sweeps.storage import NAME, StudyStorage, answering, trial_of
@@ -143,7 +143,7 @@ class Study:
             params[dimension.key] = dimension.suggest(trial)
         return params
 
-    def tell(self, number: int, outcome: Outcome) -> None:
+    def tell(self, number: int, outcome: JobResult) -> None:
         """Enter how a job has ended, unless it is to go on later."""
         if outcome.status in ("running", "interrupted", "missing", "damaged") or number in self.ended:
             return

@@ -16,13 +16,13 @@ from litlab.errors import TrainingError
 from litlab.files import write_text
 from litlab.messages import one_line, shell_quoted, visible
 from litlab.runs.run import resume_command, train_command
-from litlab.sweeps.outcome import Outcome, best_jobs, outcome, record_of
+from litlab.sweeps.outcome import JobResult, best_jobs, outcome, record_of
 from litlab.sweeps.plan import Plan
 from litlab.sweeps.space import texts
 from litlab.sweeps.study import Study
 
 
-def conclude(folder: Path, plan: Plan, study: Study, ended: Mapping[int, Outcome]) -> None:
+def conclude(folder: Path, plan: Plan, study: Study, ended: Mapping[int, JobResult]) -> None:
     """Compare the jobs, keep the best one's config, and say what became of the others.
 
     Raises:
@@ -48,7 +48,7 @@ def _counted(jobs: int) -> str:
     return f"{jobs} job{'' if jobs == 1 else 's'}"
 
 
-def _tell_of_others(jobs: Sequence[Outcome]) -> None:
+def _tell_of_others(jobs: Sequence[JobResult]) -> None:
     table = Table("job", "status", Column("reason", overflow="fold"), box=None)
     for number, job in enumerate(jobs):
         if job.status != "done":
@@ -57,7 +57,7 @@ def _tell_of_others(jobs: Sequence[Outcome]) -> None:
         Console().print(table)
 
 
-def _tell_of_best(folder: Path, plan: Plan, study: Study, jobs: Sequence[Outcome], best: Sequence[int]) -> None:
+def _tell_of_best(folder: Path, plan: Plan, study: Study, jobs: Sequence[JobResult], best: Sequence[int]) -> None:
     """Print it, and write its config where `experiment=` takes it from; of several objectives there may be several."""
     experiments = folder / "experiment"
     experiments.mkdir(exist_ok=True)

@@ -23,7 +23,7 @@ from litlab.runs.run import refuse_taken, resume_command
 from litlab.runs.storage_faults import storage_fault, storage_problem
 from litlab.sweeps.job import Job, Pruning
 from litlab.sweeps.launchers.base import Launcher
-from litlab.sweeps.outcome import Outcome, outcome, record_of, settle
+from litlab.sweeps.outcome import JobResult, outcome, record_of, settled_result
 from litlab.sweeps.plan import CHANGEABLE, FILE, Plan
 from litlab.sweeps.space import Params, texts
 from litlab.sweeps.storage import StudyStorage, answering, probe
@@ -184,9 +184,9 @@ def _claimed(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _run(folder: Path, plan: Plan, study: Study, launcher: Launcher) -> dict[int, Outcome]:
+def _run(folder: Path, plan: Plan, study: Study, launcher: Launcher) -> dict[int, JobResult]:
     """Hand the jobs to the launcher, and enter how each has ended; those that have, by number."""
-    outcomes: dict[int, Outcome] = {}
+    outcomes: dict[int, JobResult] = {}
 
     def jobs() -> Iterator[Job]:
         while not (plan.sampling.on_error == "stop" and any(one.status == "failed" for one in outcomes.values())):
@@ -207,7 +207,7 @@ def _run(folder: Path, plan: Plan, study: Study, launcher: Launcher) -> dict[int
         for ended in jobs_ended:
             number = ended.job.number
             with stop.held_back():
-                outcomes[number] = settle(ended, plan.objectives)
+                outcomes[number] = settled_result(ended, plan.objectives)
                 study.tell(number, outcomes[number])
             say(f"job {number}: {outcomes[number]} ({len(study.ended)} of {plan.planned})")
             if ended.storage_failed:

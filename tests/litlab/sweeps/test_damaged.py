@@ -13,7 +13,7 @@ from processes import contents, run
 from litlab.config.compose import explain
 from litlab.config.trust import unmarked
 from litlab.errors import UserError
-from litlab.sweeps.outcome import Outcome
+from litlab.sweeps.outcome import JobResult
 from litlab.sweeps.plan import FILE, Plan
 from litlab.sweeps.storage import JOURNAL
 from litlab.sweeps.study import Study
@@ -33,7 +33,7 @@ def work_off(folder, plan):
     """Go through a sweep's jobs as one does that goes on."""
     study, jobs = Study(folder, plan), 0
     while following := study.next():
-        study.tell(following[0], Outcome("done", values={"val/acc": 0.5}))
+        study.tell(following[0], JobResult("done", values={"val/acc": 0.5}))
         jobs += 1
         assert jobs < 10
     for trial in study.trials():
@@ -138,7 +138,7 @@ def test_a_plan_whose_parts_do_not_fit_is_refused(plans, tmp_path, change):
 def test_a_journal_with_another_part_is_refused_in_a_line_or_works(plans, tmp_path, kind):
     study = Study(tmp_path, plans[kind])
     for accuracy in (0.5, 0.6):
-        study.tell(study.next()[0], Outcome("done", values={"val/acc": accuracy}))
+        study.tell(study.next()[0], JobResult("done", values={"val/acc": accuracy}))
     study.next()
     for number in (0, 1):
         (tmp_path / str(number)).mkdir()

@@ -6,7 +6,7 @@ from optuna.trial import TrialState
 
 from litlab.config import schema
 from litlab.errors import UserError
-from litlab.sweeps.outcome import Outcome
+from litlab.sweeps.outcome import JobResult
 from litlab.sweeps.plan import Base, Plan
 from litlab.sweeps.space import Dimension
 from litlab.sweeps.storage import JOURNAL, Lock, journal
@@ -43,7 +43,7 @@ def plan(dimensions, settings, jobs, planned, objectives=None):
 
 
 def done(accuracy, **others):
-    return Outcome("done", values={"val/acc": accuracy, **others})
+    return JobResult("done", values={"val/acc": accuracy, **others})
 
 
 def leave(folder, number):
@@ -89,8 +89,8 @@ def test_a_grid_is_a_study_of_which_optunas_tools_know_all(tmp_path):
     work = [study.next() for _ in range(3)]
     assert work == [(0, {"seed": "0"}), (1, {"seed": "1"}), (2, {"seed": "2"})]
     study.tell(0, done(0.5))
-    study.tell(1, Outcome("failed", "RuntimeError: no"))
-    study.tell(2, Outcome("interrupted", "killed by SIGKILL"))
+    study.tell(1, JobResult("failed", "RuntimeError: no"))
+    study.tell(2, JobResult("interrupted", "killed by SIGKILL"))
     leave(tmp_path, 0)
     read = optuna.load_study(study_name="sweep", storage=journal(tmp_path))
     assert [trial.state for trial in read.trials] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING]
@@ -160,7 +160,7 @@ def test_pruning_stops_what_does_worse_than_half_and_never_the_best(tmp_path):
         pruner = Pruner(study.storage.load("median"), number)
         pruned = any(pruner(epoch, level * (epoch + 1)) for epoch in range(4))
         stopped.append(pruned)
-        study.tell(number, Outcome("pruned") if pruned else done(float(level)))
+        study.tell(number, JobResult("pruned") if pruned else done(float(level)))
     assert stopped == [False] * 5 + [True, False, True, False]  # Optuna lets the first five go on
     assert study.study.best_trial.values == [9.0]
     assert [trial.state for trial in study.trials()].count(TrialState.PRUNED) == 2

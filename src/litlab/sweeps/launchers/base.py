@@ -10,7 +10,7 @@ from typing import Protocol
 
 from litlab.errors import UserError
 from litlab.runs.lock import FolderLock
-from litlab.sweeps.job import Ended, Job
+from litlab.sweeps.job import FinishedJob, Job
 
 STOP_TIMEOUT_S = 60
 """Seconds in which the jobs of a sweep that was killed have saved their state and ended."""
@@ -19,11 +19,11 @@ STOP_TIMEOUT_S = 60
 class Launcher(Protocol):
     """What all of them do."""
 
-    def run(self, jobs: Iterator[Job]) -> Iterator[Ended]:
+    def run(self, jobs: Iterator[Job]) -> Iterator[FinishedJob]:
         """Start jobs as there is room, the next one only when that has come; each once it has ended."""
 
 
-def left_alone(jobs: Iterator[Job]) -> Iterator[Job]:
+def undisturbed(jobs: Iterator[Job]) -> Iterator[Job]:
     """The jobs, each once nobody is at work on it; it may be still, where its sweep was killed.
 
     Raises:

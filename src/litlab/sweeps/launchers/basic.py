@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
-from litlab.sweeps.job import Ended, Job, run
-from litlab.sweeps.launchers.base import left_alone
+from litlab.sweeps.job import FinishedJob, Job, run
+from litlab.sweeps.launchers.base import undisturbed
 
 
 class Basic:
     """One job after the other, in this process."""
 
-    def run(self, jobs: Iterator[Job]) -> Iterator[Ended]:
+    def run(self, jobs: Iterator[Job]) -> Iterator[FinishedJob]:
         """See Launcher."""
-        for job in left_alone(jobs):
+        for job in undisturbed(jobs):
             yield run(job)

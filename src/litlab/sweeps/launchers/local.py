@@ -17,8 +17,8 @@ from litlab.config.compose import load
 from litlab.config.schema import Train
 from litlab.distributed.processes import fork_server
 from litlab.distributed.signals import Interrupted, stop
-from litlab.sweeps.job import Ended, Job, run
-from litlab.sweeps.launchers.base import left_alone, printing_apart
+from litlab.sweeps.job import FinishedJob, Job, run
+from litlab.sweeps.launchers.base import printing_apart, undisturbed
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,15 @@ class Local:
     def __init__(self, n_jobs: int, jobs_per_device: int) -> None:
         self.n_jobs, self.jobs_per_device = n_jobs, jobs_per_device
 
-    def run(self, jobs: Iterator[Job]) -> Iterator[Ended]:
+    def run(self, jobs: Iterator[Job]) -> Iterator[FinishedJob]:
         """See Launcher."""
-        jobs, context = left_alone(jobs), fork_server()
+        jobs, context = undisturbed(jobs), fork_server()
         first = next(jobs, None)
         if first is None:
             return
         jobs = chain([first], jobs)
         free = self._slots(uses_gpus=load(first.folder / "config.yaml", Train).trainer.accelerator != "cpu")
-        running: dict[Any, tuple[ForkServerProcess, Job, Slot, Connection[Ended, Ended]]] = {}
+        running: dict[Any, tuple[ForkServerProcess, Job, Slot, Connection[FinishedJob, FinishedJob]]] = {}
         try:
             while True:
                 while free and (job := next(jobs, None)):
@@ -91,7 +91,7 @@ class Local:
         return [Slot(frozenset(share), gpu) for share, gpu in zip(shares, places, strict=True)]
 
 
-def _work(job: Job, slot: Slot, answering: "Connection[Ended, Ended]") -> None:
+def _work(job: Job, slot: Slot, answering: "Connection[FinishedJob, FinishedJob]") -> None:
     """Do a job in this process, which hears of signals only by the sweep's, and send how it has ended."""
     with stop.listening():
         try:
@@ -120,9 +120,9 @@ def _stop_with_the_sweep() -> None:
         os.kill(os.getpid(), signal.SIGUSR1)
 
 
-def _ended(job: Job, exit_code: int, answer: "Connection[Ended, Ended]") -> Ended:
+def _ended(job: Job, exit_code: int, answer: "Connection[FinishedJob, FinishedJob]") -> FinishedJob:
     if exit_code < 0:
-        return Ended(job, f"killed by {signal.Signals(-exit_code).name}", killed=True)
+        return FinishedJob(job, f"killed by {signal.Signals(-exit_code).name}", killed=True)
     with suppress(EOFError):
         return answer.recv()
-    return Ended(job, f"ended with exit code {exit_code}")
+    return FinishedJob(job, f"ended with exit code {exit_code}")

@@ -12,8 +12,8 @@ from litlab.console import say
 from litlab.distributed.signals import Interrupted, stop
 from litlab.errors import UserError
 from litlab.messages import first_lines
-from litlab.sweeps.job import Ended, Job, run
-from litlab.sweeps.launchers.base import left_alone, printing_apart
+from litlab.sweeps.job import FinishedJob, Job, run
+from litlab.sweeps.launchers.base import printing_apart, undisturbed
 
 try:
     import ray
@@ -49,7 +49,7 @@ class Ray:
         _refuse_what_has_no_room(address, num_cpus, num_gpus)
         self._work = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=max_retries)(_work)
 
-    def run(self, jobs: Iterator[Job]) -> Iterator[Ended]:
+    def run(self, jobs: Iterator[Job]) -> Iterator[FinishedJob]:
         """See Launcher; signals are held back while Ray is at work, which would swallow what they raise."""
         running: dict[Any, Job] = {}
         try:
@@ -112,30 +112,30 @@ def _refuse_what_has_no_room(address: str | None, num_cpus: int, num_gpus: float
     say(f"{lacking}; the jobs wait until there is one")  # a cluster may grow
 
 
-def _work(job: Job, argv: list[str]) -> Ended:
+def _work(job: Job, argv: list[str]) -> FinishedJob:
     """Do a job in this process of Ray's, which may do others after it."""
     sys.argv = argv
     if not ray.get_gpu_ids():
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     try:
         with stop.listening(), printing_apart(job.folder):
-            [job] = left_alone(iter([job]))  # a process that Ray has given up may still be at work
+            [job] = undisturbed(iter([job]))  # a process that Ray has given up may still be at work
             return run(job)
     except Interrupted as request:
-        return Ended(job, f"stopped by {request}", killed=True)
+        return FinishedJob(job, f"stopped by {request}", killed=True)
 
 
-def _ended(job: Job, result: Any) -> Ended:
+def _ended(job: Job, result: Any) -> FinishedJob:
     """How a job has ended that is no longer at work.
 
     Raises:
         UserError: its machine could not begin with it, as with no other.
     """
     try:
-        ended: Ended = ray.get(result)
+        ended: FinishedJob = ray.get(result)
     except RayTaskError as error:
         reason = (str(error.cause).strip() or type(error.cause).__name__).splitlines()[-1]
         raise UserError(f"launcher=ray: a machine of the cluster cannot do a job: {reason}") from error
     except RayError as error:
-        return Ended(job, first_lines(error), killed=True)
+        return FinishedJob(job, first_lines(error), killed=True)
     return ended

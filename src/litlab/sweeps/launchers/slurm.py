@@ -15,7 +15,7 @@ from litlab.distributed.signals import Interrupted, stop
 from litlab.errors import ProcessLost, TrainingError, UserError
 from litlab.files import write_text
 from litlab.runs.run import Run
-from litlab.sweeps.job import Ended, Job, run
+from litlab.sweeps.job import FinishedJob, Job, run
 
 try:
     import submitit
@@ -64,9 +64,9 @@ class Slurm:
         self.sbatch = named | timing | (sbatch or {})
         self._refuse_what_slurm_refuses()
 
-    def run(self, jobs: Iterator[Job]) -> Iterator[Ended]:
+    def run(self, jobs: Iterator[Job]) -> Iterator[FinishedJob]:
         """See Launcher; a job that is in the queue already, or at work, is left to be so."""
-        running: list[tuple[SlurmJob[Ended | None], Job]] = []
+        running: list[tuple[SlurmJob[FinishedJob | None], Job]] = []
         try:
             while True:
                 new = []
@@ -84,7 +84,7 @@ class Slurm:
         finally:
             _cancel([job for job, _ in running])
 
-    def _submit(self, jobs: Sequence[Job]) -> list[tuple["SlurmJob[Ended | None]", Job]]:
+    def _submit(self, jobs: Sequence[Job]) -> list[tuple["SlurmJob[FinishedJob | None]", Job]]:
         if not jobs:
             return []
         with _outside_of_jobs():
@@ -111,7 +111,7 @@ class Slurm:
             raise UserError(f"launcher=slurm: {_said(error)}") from error
 
 
-def _work(job: Job, argv: list[str]) -> Ended | None:
+def _work(job: Job, argv: list[str]) -> FinishedJob | None:
     """Do a job in the process that Slurm has started, or train along with the first of several."""
     sys.argv = argv
     with stop.listening():
@@ -122,7 +122,7 @@ def _work(job: Job, argv: list[str]) -> Ended | None:
             return run(job)
         except Interrupted as request:
             if str(request) == "SIGUSR1" and processes.given().rank == 0 and (reason := _put_back(job)):
-                return Ended(job, reason)
+                return FinishedJob(job, reason)
             sys.exit(request.exit_code)
 
 
@@ -149,7 +149,7 @@ def _put_back(job: Job) -> str | None:
     return None
 
 
-def _in_slurm(job: Job) -> "SlurmJob[Ended | None] | None":
+def _in_slurm(job: Job) -> "SlurmJob[FinishedJob | None] | None":
     """The job as one that was in Slurm's hands when its sweep was killed, and still is."""
     if not (job.folder / ID).exists():
         return None
@@ -163,7 +163,9 @@ def _is_queued(job_id: str) -> bool:
     return queue.returncode == 0 and bool(queue.stdout.strip())
 
 
-def _wait(running: Sequence[tuple["SlurmJob[Ended | None]", Job]]) -> list[tuple["SlurmJob[Ended | None]", Job]]:
+def _wait(
+    running: Sequence[tuple["SlurmJob[FinishedJob | None]", Job]],
+) -> list[tuple["SlurmJob[FinishedJob | None]", Job]]:
     """Those that have ended, once there are any."""
     asked = time.monotonic()
     while True:
@@ -175,21 +177,23 @@ def _wait(running: Sequence[tuple["SlurmJob[Ended | None]", Job]]) -> list[tuple
         time.sleep(1)
 
 
-def _has_ended(job: "SlurmJob[Ended | None]") -> bool:
+def _has_ended(job: "SlurmJob[FinishedJob | None]") -> bool:
     if job.paths.result_pickle.exists():
         return True
     return job.watcher.get_state(job.job_id, mode="cache").startswith(ENDED) and not _is_queued(job.job_id)
 
 
-def _ended(slurms: "SlurmJob[Ended | None]", job: Job) -> Ended:
+def _ended(slurms: "SlurmJob[FinishedJob | None]", job: Job) -> FinishedJob:
     if not slurms.paths.result_pickle.exists():
-        return Ended(job, f"Slurm's job {slurms.job_id} is {slurms.state}, see {slurms.paths.stderr}", killed=True)
+        return FinishedJob(
+            job, f"Slurm's job {slurms.job_id} is {slurms.state}, see {slurms.paths.stderr}", killed=True
+        )
     if slurms.exception() is not None:
-        return Ended(job, f"Slurm's job {slurms.job_id} could not begin, see {slurms.paths.stderr}")
-    return slurms.result() or Ended(job)
+        return FinishedJob(job, f"Slurm's job {slurms.job_id} could not begin, see {slurms.paths.stderr}")
+    return slurms.result() or FinishedJob(job)
 
 
-def _cancel(jobs: Sequence["SlurmJob[Ended | None]"]) -> None:
+def _cancel(jobs: Sequence["SlurmJob[FinishedJob | None]"]) -> None:
     """Let them save their state and end."""
     for job in jobs:
         job.cancel(check=False)

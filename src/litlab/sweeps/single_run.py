@@ -8,10 +8,10 @@ from litlab.errors import TrainingError
 from litlab.runs.run import resume_command
 from litlab.sweeps.job import Job
 from litlab.sweeps.launchers.base import Launcher
-from litlab.sweeps.outcome import settle
+from litlab.sweeps.outcome import settled_result
 
 
-def alone(job: Job, launcher: Launcher) -> None:
+def run_single(job: Job, launcher: Launcher) -> None:
     """Let the launcher do the job, and wait for it.
 
     Raises:
@@ -27,7 +27,7 @@ def alone(job: Job, launcher: Launcher) -> None:
         begun = (job.folder / "run.json").exists()
         say(hint if begun else "the run had not begun")
         raise
-    found = settle(ended, ())
+    found = settled_result(ended, ())
     if found.status != "done":
         raise TrainingError(f"{found}; {hint}" if found.status == "interrupted" else str(found))
     say(f"results: {job.folder}")
