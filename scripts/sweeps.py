@@ -36,7 +36,8 @@ from digits.mnist import prepare
 from litlab import cli
 from litlab.comparison.compare import compare
 from litlab.config import schema
-from litlab.runs.run import Record, Run
+from litlab.runs.record import Record
+from litlab.runs.run import Run
 from litlab.sweeps.outcome import JobResult
 from litlab.sweeps.plan import Base, Plan
 from litlab.sweeps.space import Dimension

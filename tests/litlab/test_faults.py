@@ -12,7 +12,7 @@ from conftest import ROOT, SHORT
 from faults import FAULTS, failing
 from processes import contents, run
 
-from litlab.config.trust import is_marked
+from litlab.config.marks import is_marked
 from litlab.files import write_text
 from litlab.runs.checkpoint import read
 from litlab.runs.run import Run

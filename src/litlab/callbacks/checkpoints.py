@@ -21,7 +21,8 @@ from litlab.engine.restored import require_fitting_loops, require_fitting_optimi
 from litlab.engine.schedule import rebuild_schedules, steps_of
 from litlab.errors import TrainingError, UserError
 from litlab.runs.checkpoint import read
-from litlab.runs.run import CheckpointName, Metrics, Run, Validation, current_name
+from litlab.runs.record import CheckpointName, Metrics, Validation, current_name
+from litlab.runs.run import Run
 from litlab.runs.writing import AtomicCheckpointIO
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 
-from litlab.runs.run import Record, Run
+from litlab.runs.record import Record
+from litlab.runs.run import Run
 
 
 class Overview(Callback):

@@ -5,8 +5,8 @@ import sys
 from litlab.commands.command import Command, Request
 from litlab.commands.trained import run_path
 from litlab.config.compose import load
+from litlab.config.marks import require_mine
 from litlab.config.schema import Paths, Settings, Train
-from litlab.config.trust import require_mine
 from litlab.errors import UserError
 from litlab.files import read_text, write_text
 from litlab.runs.run import Run, refuse_taken

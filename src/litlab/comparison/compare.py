@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from litlab.comparison.filters import Condition, parse
-from litlab.comparison.tables import Comparison, Mode, entry, find, flat, grouped, in_words
+from litlab.comparison.groups import Mode, entry, flat, grouped, in_words
+from litlab.comparison.tables import Comparison, find
 from litlab.console import print_document, say
 from litlab.errors import UserError
 from litlab.messages import one_line
-from litlab.runs.run import RENAMED, Record, Run, current_name
+from litlab.runs.record import RENAMED, Record, current_name
+from litlab.runs.run import Run
 
 Format = Literal["table", "json", "csv", "markdown"]
 

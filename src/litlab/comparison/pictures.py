@@ -16,11 +16,13 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from litlab.comparison.tables import Comparison, Entry
+from litlab.comparison.groups import Entry
+from litlab.comparison.tables import Comparison
 from litlab.errors import UserError
 from litlab.files import replacing
 from litlab.messages import as_override, one_line
-from litlab.runs.run import LARGEST, Run
+from litlab.runs.record import LARGEST
+from litlab.runs.run import Run
 
 MOST_CURVES = 10
 """Groups that can be told apart by their colours."""

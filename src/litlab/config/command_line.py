@@ -9,7 +9,7 @@ from hydra._internal.utils import get_args, get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 
-from litlab.config.trust import require_mine
+from litlab.config.marks import require_mine
 from litlab.errors import UserError
 from litlab.project import CONFIGS
 

@@ -9,36 +9,40 @@ import re
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from litlab.config import schema
+from litlab.config import component_schema, schema
 from litlab.errors import UserError
 from litlab.messages import first_lines
 from litlab.project import SOURCE, own_packages
 
 Definition = ast.ClassDef | ast.FunctionDef
 
+NO_ARGUMENTS = cast("ast.FunctionDef", ast.parse("def __init__(self): ...").body[0])
+"""The constructor of a class that neither has nor inherits one."""
+
 
 def schema_of(target: str) -> type[schema.Settings] | None:
-    """The class that says what may be set on `target`: the one of the same name in its package's `schema` module.
+    """Return the class that says what can be set on `target`: the one of its name in the nearest module `schema`.
 
-    The lab's own and those of torch's optimizers are in `litlab.config.schema`. No framework is imported.
+    That is a module beside the target's own, or in one of the folders above. Those of torch's optimizers are in
+    `litlab.config.component_schema`. No framework is imported.
 
     Raises:
         UserError: there is no such class or function.
     """
     module, _, name = target.rpartition(".")
-    package = module.partition(".")[0]
     if not module or not all(part.isidentifier() for part in target.split(".")):
         raise UserError("not the name of a class or function; expected something like torch.optim.Adam")
     definition(target)
-    home: ModuleType | None = None
-    if package == "litlab" or module == "torch.optim":
-        home = schema
-    elif package in own_packages() and _file_of(f"{package}.schema"):
-        home = importlib.import_module(f"{package}.schema")
+    home: ModuleType | None = component_schema if module in ("torch.optim", *component_schema.MODULES) else None
+    if module.partition(".")[0] in own_packages() and home is None:
+        folders = accumulate(module.split(".")[:-1] or [module], "{}.{}".format)
+        near = [f"{folder}.schema" for folder in folders if _file_of(f"{folder}.schema")]
+        home = importlib.import_module(near[-1]) if near else None
     found = getattr(home, name, None)
     return found if isinstance(found, type) and issubclass(found, schema.Settings) else None
 
@@ -51,9 +55,8 @@ def accepted_arguments(target: str) -> frozenset[str] | None:
     """
     found = definition(target)
     if isinstance(found, ast.ClassDef):
-        own = (one for one in found.body if isinstance(one, ast.FunctionDef) and one.name == "__init__")
-        found = next(own, None)
-        first = 1
+        module, _, name = target.rpartition(".")
+        found, first = _constructor(module, name), 1
     else:
         first = 0
     # What a decorator makes of a function may take other arguments.
@@ -61,6 +64,20 @@ def accepted_arguments(target: str) -> frozenset[str] | None:
         return None
     taken = [*found.args.posonlyargs, *found.args.args][first:] + found.args.kwonlyargs
     return frozenset(argument.arg for argument in taken)
+
+
+def _constructor(module: str, name: str) -> ast.FunctionDef | None:
+    """Return a class's `__init__`, its own or the first that it inherits; None where only an import could tell."""
+    module, found = _find(module, name) or (module, None)
+    if not isinstance(found, ast.ClassDef) or found.decorator_list or found.keywords:
+        return None
+    for member in found.body:
+        if isinstance(member, ast.FunctionDef) and member.name in ("__init__", "__new__"):
+            return member if member.name == "__init__" else None
+    if not found.bases:
+        return NO_ARGUMENTS
+    base = found.bases[0]
+    return _constructor(module, base.id) if isinstance(base, ast.Name) and len(found.bases) == 1 else None
 
 
 def build(node: Mapping[str, Any], *args: Any, key: str = "", **kwargs: Any) -> Any:
@@ -156,7 +173,7 @@ def definition(target: str) -> Definition | None:
     found = _find(module, name)
     if found is None and not _may_have(module, name):
         raise UserError(f"{module} has no {name}")
-    return found
+    return found and found[1]
 
 
 def _may_be_module(module: str) -> bool:
@@ -177,14 +194,14 @@ def _may_have(module: str, name: str) -> bool:
     return any(_may_have(origin, name) for origin, _ in _imports(module, file, name))
 
 
-def _find(module: str, name: str) -> Definition | None:
-    """The class or function `name` that `module` defines or imports from elsewhere."""
+def _find(module: str, name: str) -> tuple[str, Definition] | None:
+    """The class or function `name` that `module` defines or imports from elsewhere, and the module that defines it."""
     file = _file_of(module)
     if file is None:
         return None
     for node in _parse(file).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
-            return node
+            return module, node
     return next((found for origin in _imports(module, file, name) if (found := _find(*origin))), None)
 
 

@@ -1,12 +1,10 @@
 """The processes that train together, each with its share of every batch: how they begin, agree and end."""
 
-import fcntl
 import json
 import os
 import re
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
@@ -28,6 +26,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from litlab.console import open_channels
 from litlab.distributed import processes
+from litlab.distributed.network import network_towards, require_known_host
 from litlab.distributed.processes import SINGLE_PROCESS, Rank
 from litlab.distributed.signals import Interrupted, stop
 from litlab.errors import ProcessLost, UserError
@@ -37,10 +36,6 @@ T = TypeVar("T")
 
 LOCALHOST = "127.0.0.1"
 
-INTERFACE = "GLOO_SOCKET_IFNAME"
-
-SIOCGIFADDR = 0x8915
-"""Asks Linux for the address of an interface; <linux/sockios.h>."""
 
 EXIT_TIMEOUT_S = 5
 """Seconds in which a process that was started here ends by itself once the training has ended."""
@@ -182,7 +177,7 @@ def _joined(where: Rank, store: Store, address: str, started: Sequence[BaseProce
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     _group = Group(where, store, started)
     try:
-        with _towards(address, where):  # also for groups that Lightning makes later
+        with network_towards(address, where):  # also for groups that Lightning makes later
             with noticing_loss():
                 distributed.init_process_group(backend, store=store, rank=where.rank, world_size=where.world_size)
             yield
@@ -200,16 +195,8 @@ def _store_given(where: Rank) -> tuple[Store, str]:
             return PrefixStore("litlab", store), os.environ["MASTER_ADDR"]
         slurm = SLURMEnvironment()
         address = slurm.resolve_root_node_address(os.environ["SLURM_STEP_NODELIST"])
-        _refuse_unknown(address)
+        require_known_host(address)
         return TCPStore(address, slurm.main_port, where.world_size, is_master=where.rank == 0), address
-
-
-def _refuse_unknown(name: str) -> None:
-    try:
-        socket.getaddrinfo(name, None)
-    except OSError as error:
-        hint = "set MASTER_ADDR to an address of it, and MASTER_PORT to a free port there"
-        raise UserError(f"the first machine's name, {name}, is not known here: {hint}") from error
 
 
 @contextmanager
@@ -305,31 +292,3 @@ def _how_ended(started: Sequence[BaseProcess]) -> str:
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             return f"process {rank} {how}"
     return ""
-
-
-@contextmanager
-def _towards(address: str, where: Rank) -> Iterator[None]:
-    """Let gloo talk by the network that leads to this address: by itself it takes the one of this machine's name."""
-    name = None if INTERFACE in os.environ else _interface(address, where)
-    if name:
-        os.environ[INTERFACE] = name
-    try:
-        yield
-    finally:
-        if name:
-            del os.environ[INTERFACE]
-
-
-def _interface(address: str, where: Rank) -> str | None:
-    """The name of the network interface that leads to this address; None if there is no telling."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as plug, suppress(OSError):
-        plug.connect((address, 9))  # sends nothing
-        own = plug.getsockname()[0]
-        if own.startswith("127.") and where.local_world_size < where.world_size:
-            return None  # this machine's own name for itself, which leads no other one here
-        for _, name in socket.if_nameindex():
-            with suppress(OSError):  # it has no address
-                answer = fcntl.ioctl(plug, SIOCGIFADDR, struct.pack("256s", name.encode()))
-                if socket.inet_ntoa(answer[20:24]) == own:
-                    return name
-    return None

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 
 from litlab.config import schema
+from litlab.config.component_schema import LRSchedulerConfig
 from litlab.config.components import build, import_target, parameters
 from litlab.errors import UserError
 
@@ -39,7 +40,7 @@ class ScheduleFactory:
         self.target = str(node["_target_"])
         self.found = import_target(self.target, "scheduler")
         self.parameters = parameters(self.found)
-        own = set(schema.LRSchedulerConfig.model_fields) - set(self.parameters)
+        own = set(LRSchedulerConfig.model_fields) - set(self.parameters)
         self.options = {key: node[key] for key in own & node.keys()}
         self.node = {key: node[key] for key in node if key not in own}
         self.checkpoint = checkpoint

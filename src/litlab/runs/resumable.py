@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, model_validator
 
-from litlab.runs.run import Metrics
+from litlab.runs.record import Metrics
 
 
 class Part(BaseModel):

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from litlab.config import schema
 from litlab.config.compose import check, read
-from litlab.config.trust import require_mine
+from litlab.config.marks import require_mine
 from litlab.errors import UserError
 from litlab.files import new_folder
 from litlab.messages import as_override

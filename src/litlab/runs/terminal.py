@@ -13,7 +13,8 @@ from rich.panel import Panel
 from rich.table import Table
 
 from litlab.messages import shell_quoted, visible
-from litlab.runs.run import Metrics, Run
+from litlab.runs.record import Metrics
+from litlab.runs.run import Run
 
 MOST_CLASSES = 20
 """How many classes' accuracies are told, the lowest ones."""

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from litlab.errors import UserError
-from litlab.runs.run import Record, Run, Status
+from litlab.runs.record import Record, Status
+from litlab.runs.run import Run
 from litlab.sweeps.job import FinishedJob
 
 

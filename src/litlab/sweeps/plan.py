@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 
 from litlab.config import schema
 from litlab.config.compose import check, config_text, explain, parse, run_config, settled, without
-from litlab.config.trust import marked, unmarked
+from litlab.config.marks import marked, unmarked
 from litlab.config.validate import MOST_PROBLEMS
 from litlab.console import say
 from litlab.errors import UserError

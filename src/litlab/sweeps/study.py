@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from litlab.config import schema
 from litlab.errors import UserError
 from litlab.messages import first_lines
-from litlab.runs.run import Record
+from litlab.runs.record import Record
 from litlab.sweeps.outcome import JobResult, outcome, record_of
 from litlab.sweeps.plan import Plan
 from litlab.sweeps.space import Params, value_of

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from litlab.comparison.compare import compare, report
 from litlab.config.compose import read
-from litlab.config.trust import is_marked, marked
+from litlab.config.marks import is_marked, marked
 from litlab.console import say
 from litlab.errors import TrainingError
 from litlab.files import write_text

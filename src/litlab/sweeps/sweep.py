@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from litlab.config import schema
 from litlab.config.components import build
 from litlab.config.compose import check, config_text
-from litlab.config.trust import require_mine
+from litlab.config.marks import require_mine
 from litlab.console import print_document, require_written, say
 from litlab.distributed.signals import Interrupted, stop
 from litlab.errors import ProcessLost, StorageError, UserError

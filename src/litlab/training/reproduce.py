@@ -11,7 +11,8 @@ from torch.utils._pytree import tree_flatten
 
 from litlab.config import schema
 from litlab.runs.checkpoint import load_weights, read
-from litlab.runs.run import Record, Run
+from litlab.runs.record import Record
+from litlab.runs.run import Run
 from litlab.training.build import build_module
 from litlab.training.train import train
 

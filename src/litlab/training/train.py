@@ -16,7 +16,8 @@ from litlab.distributed import debugger
 from litlab.distributed.group import broadcast_from_rank_zero, is_rank_zero, noticing_loss, process_group
 from litlab.distributed.hardware import keep_memory, use_all_cores
 from litlab.runs.checkpoint import load_weights, read_resumable
-from litlab.runs.run import Record, Run
+from litlab.runs.record import Record
+from litlab.runs.run import Run
 from litlab.runs.terminal import ending, opening, tensorboard_command
 from litlab.training.build import build_training, processes_here
 from litlab.training.errors import ending_with_hint

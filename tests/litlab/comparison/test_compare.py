@@ -19,7 +19,7 @@ from litlab.comparison.pictures import draw
 from litlab.config import schema
 from litlab.config.compose import check, run_config
 from litlab.errors import UserError
-from litlab.runs.run import Metrics, Record, Validation
+from litlab.runs.record import Metrics, Record, Validation
 
 NO_TORCH = (
     "import sys; sys.argv = ['compare', *sys.argv[1:]]\n"

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from litlab.config.command_line import given, in_order, of_compare, of_predict, of_train
-from litlab.config.trust import marked
+from litlab.config.marks import marked
 from litlab.errors import UserError
 from litlab.project import CONFIGS
 

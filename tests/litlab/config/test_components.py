@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from digits import schema as digits_schema
-from litlab.config import schema
+from litlab.config import component_schema
 from litlab.config.components import accepted_arguments, build, schema_of
 from litlab.errors import UserError
 from litlab.project import CONFIGS, SOURCE, own_packages
@@ -23,8 +23,8 @@ def ask_at_the_door(target):
 
 def test_a_class_has_the_schema_of_its_name():
     assert schema_of("digits.convnet.ConvNet") is digits_schema.ConvNet
-    assert schema_of("litlab.schedulers.Cosine") is schema.Cosine
-    assert schema_of("torch.optim.AdamW") is schema.AdamW
+    assert schema_of("litlab.schedulers.Cosine") is component_schema.Cosine
+    assert schema_of("torch.optim.AdamW") is component_schema.AdamW
     assert schema_of("torch.optim.RMSprop") is None
 
 

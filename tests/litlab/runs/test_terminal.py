@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from conftest import SHORT, settings
 
-from litlab.runs.run import Metrics, Resumption, Run
+from litlab.runs.record import Metrics, Resumption
+from litlab.runs.run import Run
 from litlab.runs.terminal import MOST_CLASSES, ending, opening, tensorboard_command
 
 

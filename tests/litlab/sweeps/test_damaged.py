@@ -11,7 +11,7 @@ from plans import plan_of
 from processes import contents, run
 
 from litlab.config.compose import explain
-from litlab.config.trust import unmarked
+from litlab.config.marks import unmarked
 from litlab.errors import UserError
 from litlab.sweeps.outcome import JobResult
 from litlab.sweeps.plan import FILE, Plan

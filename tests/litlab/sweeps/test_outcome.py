@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 import pytest
 from records import UNREADABLE
 
-from litlab.runs.run import Metrics, Record
+from litlab.runs.record import Metrics, Record
 from litlab.sweeps.outcome import JobResult, best_jobs, outcome, record_of
 
 

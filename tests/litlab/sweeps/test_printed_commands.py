@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from processes import run
 
 from litlab.config.command_line import of_train
-from litlab.config.trust import marked
+from litlab.config.marks import marked
 from litlab.errors import UserError
 from litlab.messages import visible
 from litlab.runs.run import resume_command

@@ -4,7 +4,7 @@ import pytest
 from conftest import SHORT
 from processes import at, run
 
-from litlab.config.trust import marked
+from litlab.config.marks import marked
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 

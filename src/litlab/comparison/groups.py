@@ -1,0 +1,176 @@
+"""Runs grouped by their settings, and the mean and spread of each group."""
+
+import json
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from litlab.messages import one_line
+from litlab.runs.record import Status
+from litlab.runs.run import Run
+
+Mode = Literal["min", "max"]
+
+
+def in_words(counts: Mapping[str, int]) -> str:
+    """`1 failed, 2 pruned`."""
+    return ", ".join(f"{count} {state}" for state, count in counts.items())
+
+
+WITHOUT_EFFECT = re.compile(r"paths\.|views\.|test$|checkpoint\.every_")
+"""Settings, besides the seed, that runs of one group may differ in: what is trained does not change."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run as it is compared."""
+
+    run: Run
+    settings: dict[str, Any]
+    """By dotted key, without those that make no difference."""
+    value: float | None
+    """The metric; None unless the run is done and has it as a number."""
+
+
+def entry(run: Run, metric: str) -> Entry:
+    """The run with its settings and its value of the metric."""
+    done = run.record.status == "done"
+    return Entry(run, _relevant(flat(run.record.settings)), run.record.measured(metric) if done else None)
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted key; where a class is chosen, the key of the component has the class's name."""
+    values: dict[str, Any] = {}
+    for name, value in settings.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            values |= flat(value, f"{key}.")
+        else:
+            if name == "_target_" and prefix:
+                values[prefix.removesuffix(".")] = str(value).rpartition(".")[2]
+            values[key] = value
+    return values
+
+
+def _relevant(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Flat settings that tell groups apart: no seed, and of a path only what follows the folders in `paths`."""
+    seed = settings.get("seed")
+    paths = {key: value for key, value in settings.items() if key.startswith("paths.") and isinstance(value, str)}
+    # The longest first: the root is the beginning of the others.
+    folders = sorted(((f"{path}{os.sep}", key) for key, path in paths.items()), key=lambda pair: -len(pair[0]))
+
+    def relative(value: Any) -> Any:
+        if isinstance(value, str):
+            for folder, key in folders:
+                if f"{value}{os.sep}".startswith(folder):
+                    return f"${{{key}}}/{value[len(folder) :]}"
+        return value
+
+    return {
+        one_line(key): relative(value)
+        for key, value in settings.items()
+        if not WITHOUT_EFFECT.match(key) and not (key.rpartition(".")[2] == "seed" and value == seed)
+    }
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs with the same settings, but for the seed."""
+
+    settings: dict[str, Any]
+    """Those in which the groups differ; without those that its classes do not have."""
+    entries: list[Entry]
+    counts: dict[str, int]
+    """How many of the runs are in each state."""
+    n: int
+    """How many runs have a value; the statistics are theirs."""
+    mean: float | None
+    std: float | None
+    """Standard deviation of a run (with n - 1); None below two values."""
+    interval: float | None
+    """Half the width of the mean's 95 % confidence interval; None below two values."""
+    best_epoch: float | None
+    """The mean; epochs count from 0."""
+    seconds: float | None
+    """Mean time of the training."""
+
+    def not_done(self) -> str:
+        """In words, how many runs are without value, and why."""
+        others = {state: count for state, count in self.counts.items() if state != "done"}
+        without_value = self.counts.get("done", 0) - self.n
+        return in_words(others | ({"without value": without_value} if without_value else {}))
+
+
+def grouped(entries: Iterable[Entry], mode: Mode) -> tuple[list[str], list[Group]]:
+    """The keys in which runs differ, and the groups of those that differ in none; the best mean first."""
+    by_settings: dict[str, list[Entry]] = {}
+    for one in entries:
+        by_settings.setdefault(_text(one.settings), []).append(one)
+    keys = _differing([members[0].settings for members in by_settings.values()])
+    groups = [_group(keys, members) for members in by_settings.values()]
+    sign = 1 if mode == "min" else -1
+    groups.sort(key=lambda group: math.inf if group.mean is None else sign * group.mean)
+    return keys, groups
+
+
+def _differing(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    keys = dict.fromkeys(key for settings in groups for key in settings)
+    columns = {key: [_text(settings[key]) if key in settings else None for settings in groups] for key in keys}
+    differing = {key: column for key, column in columns.items() if len(set(column)) > 1}
+    return [key for key in differing if not _implied(key, differing)]
+
+
+def _implied(key: str, columns: Mapping[str, Sequence[str | None]]) -> bool:
+    """Whether a key is there, with a value that is always the same, just because of which class was chosen."""
+    if not key.endswith("._target_") and len(set(columns[key]) - {None}) > 1:
+        return False
+    choices = [columns[other] for other in columns if key.startswith(f"{other}.")]
+    return any(len(set(zip(choice, columns[key], strict=True))) == len(set(choice)) for choice in choices)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _group(keys: Sequence[str], entries: list[Entry]) -> Group:
+    with_value = [one for one in entries if one.value is not None]
+    values = [one.value for one in entries if one.value is not None]
+    n, std = len(values), float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return Group(
+        settings={key: entries[0].settings[key] for key in keys if key in entries[0].settings},
+        entries=entries,
+        counts=run_states(one.run for one in entries),
+        n=n,
+        mean=_mean(values),
+        std=std,
+        interval=None if std is None else half_width(std, n),
+        best_epoch=_mean(one.run.record.metrics.best_epoch for one in with_value),
+        seconds=_mean(one.run.record.training_seconds for one in with_value),
+    )
+
+
+def run_states(runs: Iterable[Run]) -> dict[str, int]:
+    """Count the runs by their status."""
+    states = Counter(run.record.status for run in runs)
+    return {state: states[state] for state in get_args(Status) if state in states}
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def half_width(std: float, n: int) -> float:
+    """Half the width of a mean's 95 % confidence interval, by Student's t.
+
+    Student (1908), The probable error of a mean, Biometrika 6(1).
+    """
+    from scipy.special import stdtrit  # takes half a second
+
+    return float(stdtrit(n - 1, 0.975) * (std / np.sqrt(n)))
