@@ -53,7 +53,7 @@ class Process:
             sys.argv = [f"python -m litlab {command}", *map(str, arguments)]
             try:
                 prepare()
-                getattr(cli, command)()
+                cli.start(command)
             except Exception:
                 traceback.print_exc()
                 raise

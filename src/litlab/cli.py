@@ -36,6 +36,9 @@ COMMANDS = ("train", "evaluate", "reproduce", "compare", "predict", "export", "t
 BY_LITLAB_ALONE = ("export", "trust")
 """Commands without a script of their own: a shell, or the system, has commands of these names."""
 
+EXPLAINED = (UserError, HydraException, OmegaConfBaseException)
+"""Errors that become lines, and exit code 2."""
+
 NOT_FOR_US = (errno.ENAMETOOLONG, errno.EACCES)
 """Errors of paths that nobody, or another user, can have meant."""
 
@@ -82,16 +85,21 @@ def start(name: str) -> None:
         sys.argv[1:] = command.rewrite(in_order(sys.argv[1:]))
         processes.forget_others()
         processes.shorten_socket_paths()
-        Prepare.request, Prepare.is_multirun = None, False
+        Prepare.request, Prepare.is_multirun, has_begun = None, False, False
 
         def job(_: DictConfig) -> None:
+            nonlocal has_begun
+            has_begun = True
             _run(name, command)
 
         try:
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(job)()
         except Exception as error:
-            is_ours = Prepare.is_multirun or Prepare.request is not None
-            if is_ours or isinstance(error, UserError | HydraException | OmegaConfBaseException):
+            if (
+                has_begun
+                or Prepare.is_multirun
+                or isinstance(error, UserError | HydraException | OmegaConfBaseException)
+            ):
                 raise
             # Hydra could not make a config or a folder of what was asked; a log file's error is the cause of another.
             failed = error if isinstance(error, OSError) else error.__cause__
@@ -135,11 +143,13 @@ class Prepare(Callback):
             settings = check(own, command.settings)
             if command.join is None:
                 _refuse_several_processes()
-            folder = Path(config.hydra.run.dir).absolute()
+            typed = given(config.hydra.overrides.task)
+            if of_sweeps := [text for key, text in typed.items() if key.partition(".")[0] == "sweep"]:
+                raise UserError(f"{of_sweeps[0]}: is for a sweep; add -m, or leave it out")
+            folder = Path(config.hydra.run.dir).absolute()  # which may be made for the asking
             if command.leaves_run and command.join is None:
                 config_text(own)
                 refuse_taken(folder)
-            typed = given(config.hydra.overrides.task)
             Prepare.request = command.prepare(Request(settings, own, folder, typed))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -196,7 +206,7 @@ def ending(name: str) -> Iterator[None]:
     open_channels()
     try:
         yield
-    except (UserError, HydraException, OmegaConfBaseException) as error:
+    except EXPLAINED as error:
         _leave(name, str(error) if isinstance(error, UserError) else explain(error), 2)
     except (TrainingError, VerificationError, ProcessLost) as error:
         _leave(name, visible(str(error)), 1)

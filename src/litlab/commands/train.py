@@ -72,8 +72,6 @@ def prepare(request: Request[TrainCommand]) -> TrainRequest:
         UserError: the run may not go on, the folder is taken, or the launcher refuses.
     """
     asked, typed = request.settings, request.typed
-    if of_sweeps := [text for key, text in typed.items() if key.partition(".")[0] == "sweep"]:
-        raise UserError(f"{of_sweeps[0]}: is for a sweep; add -m, or leave it out")
     launcher: Launcher = build(asked.launcher)
     if asked.resume.run is None:
         refuse_taken(request.folder)

@@ -236,6 +236,11 @@ def parse(text: str, name: str) -> DictConfig:
 
 def explain(error: Exception) -> str:
     """One line that says what is wrong with the command line or the config, and what would be right."""
+    cause = error.__cause__ or error.__context__
+    while cause:
+        if isinstance(cause, UserError):  # a resolver has raised it
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
     return one_line(_explanation(error))
 
 

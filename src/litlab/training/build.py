@@ -118,11 +118,12 @@ def build_training(settings: schema.Train, run: Run, callbacks: Sequence[Callbac
         log.info("trainer.precision=auto: %s, as %s", run.record.precision, reason)
     trainer = make_trainer(
         settings.trainer,
-        callbacks=[metrics, *named.values(), *own, *callbacks],
+        callbacks=[metrics, *named.values(), *own],
         logger=[build(node, key=f"logger.{name}", save_dir=run.folder) for name, node in settings.logger.items()],
         folder=run.folder,
         precision=run.record.precision,
     )
+    trainer.callbacks.extend(callbacks)  # type: ignore[attr-defined]  # Lightning would put those that save behind them
     if settings.trainer.max_time:
         named["trainer.max_time"] = next(one for one in trainer.callbacks if isinstance(one, Timer))  # type: ignore[attr-defined]
     execute_steps(trainer, settings.trainer.steps_per_execution, metrics, checkpoints)

@@ -15,7 +15,7 @@ from conftest import ROOT, SHORT
 from processes import run
 
 from litlab import load_run
-from litlab.config import trust
+from litlab.config import marks
 from litlab.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
@@ -32,10 +32,10 @@ def home(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("text", ["seed: 1\n", '{\n "planned": 3\n}\n', "# @package _global_\nseed: 1\n"])
 def test_a_mark_is_lost_by_any_change(home, text):
-    mine = trust.marked(text)
-    assert trust.is_mine(mine)
-    assert trust.unmarked(mine) == text
-    assert trust.marked(mine) == mine
+    mine = marks.marked(text)
+    assert marks.is_mine(mine)
+    assert marks.unmarked(mine) == text
+    assert marks.marked(mine) == mine
     assert yaml.safe_load(mine) == yaml.safe_load(text) | ({"mark": mine.split('"')[3]} if text[0] == "{" else {})
     for other in (
         text,
@@ -43,25 +43,25 @@ def test_a_mark_is_lost_by_any_change(home, text):
         mine.replace("3", "4", 1) + " ",
         mine + mine.splitlines()[-1] + "\n",
     ):
-        assert not trust.is_mine(other), other
+        assert not marks.is_mine(other), other
 
 
 def test_the_key_is_made_once_and_for_this_user_alone(home):
-    code = "from litlab.config.trust import marked; print(marked('seed: 1\\n'))"
+    code = "from litlab.config.marks import marked; print(marked('seed: 1\\n'))"
     both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     first, second = (process.communicate()[0] for process in both)
     assert first == second
     assert [path.name for path in home.iterdir()] == ["key"]
     assert stat.S_IMODE((home / "key").stat().st_mode) == 0o600
-    assert trust.is_mine(first.rstrip("\n") + "\n")
+    assert marks.is_mine(first.rstrip("\n") + "\n")
 
 
 def test_a_key_that_others_can_read_is_none(home):
-    trust.marked("seed: 1\n")
+    marks.marked("seed: 1\n")
     (home / "key").chmod(0o644)
-    trust._key.cache_clear()
+    marks._key.cache_clear()
     with pytest.raises(UserError, match="others can read or change it; remove it"):
-        trust.marked("seed: 1\n")
+        marks.marked("seed: 1\n")
 
 
 def test_no_place_for_a_key_is_told_before_the_run(tmp_path):
@@ -69,7 +69,7 @@ def test_no_place_for_a_key_is_told_before_the_run(tmp_path):
 
     def no_home():
         os.environ["LITLAB_HOME"] = str(tmp_path / "file")
-        trust._key.cache_clear()
+        marks._key.cache_clear()
 
     ended = run(tmp_path, "train", *SHORT, f"hydra.run.dir={tmp_path}/run", prepare=no_home)
     assert ended.code == 2
@@ -260,7 +260,7 @@ def test_trust_asks_who_sits_at_a_terminal(theirs, tmp_path, answer, code):
     ended = run(tmp_path, "trust", folder, prepare=lambda: setattr(sys, "stdin", typed))
     assert ended.code == code
     assert "Mark it as yours? [y/N]" in ended.out
-    assert trust.is_marked(folder / "config.yaml") == (code == 0)
+    assert marks.is_marked(folder / "config.yaml") == (code == 0)
 
 
 def test_ones_own_run_may_build_anything(tmp_path):
