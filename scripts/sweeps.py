@@ -40,8 +40,9 @@ from litlab.runs.record import Record
 from litlab.runs.run import Run
 from litlab.sweeps.outcome import JobResult
 from litlab.sweeps.plan import Base, Plan
+from litlab.sweeps.pruner import Pruner
 from litlab.sweeps.space import Dimension
-from litlab.sweeps.study import Pruner, Study
+from litlab.sweeps.study import Study
 
 LITLAB = (sys.executable, "-m", "litlab")
 ROOT = Path(__file__).resolve().parents[1]

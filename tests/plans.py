@@ -5,7 +5,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from litlab.config import schema
+from litlab.config import command_schema
 from litlab.config.compose import check
 from litlab.project import CONFIGS
 from litlab.sweeps.plan import Plan
@@ -15,5 +15,5 @@ def plan_of(*overrides):
     """The plan of `train -m OVERRIDES`."""
     loader = ConfigLoaderImpl(create_config_search_path(str(CONFIGS)))
     composed = loader.load_configuration("train", list(overrides), RunMode.MULTIRUN)
-    own = OmegaConf.masked_copy(composed, list(schema.SweepCommand.model_fields))
-    return Plan.make(check(own, schema.SweepCommand), loader, overrides)
+    own = OmegaConf.masked_copy(composed, list(command_schema.SweepCommand.model_fields))
+    return Plan.make(check(own, command_schema.SweepCommand), loader, overrides)

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from litlab.commands.command import Command, Request
+from litlab.commands.resume import run_folder
 from litlab.config.command_line import given, in_order
 from litlab.config.compose import check, config_text, explain, without
 from litlab.console import open_channels, say
@@ -26,7 +27,6 @@ from litlab.distributed.signals import Interrupted, stop
 from litlab.errors import ProcessLost, TrainingError, UserError, VerificationError
 from litlab.messages import is_text, visible
 from litlab.project import CONFIGS
-from litlab.runs.resume import run_folder
 from litlab.runs.run import refuse_taken
 from litlab.runs.storage_faults import storage_may_fail
 

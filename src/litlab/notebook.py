@@ -39,12 +39,12 @@ def train(*overrides: str) -> Run:
         TrainingError: the loss became infinite or no number.
         Interrupted: a signal asked to stop; the run can be resumed.
     """
-    from litlab.config import schema
+    from litlab.config import command_schema, schema
     from litlab.config.command_line import given
     from litlab.config.compose import check, compose, run_config, write_config
 
     composed = compose("train", overrides)
-    check(composed, schema.TrainCommand)
+    check(composed, command_schema.TrainCommand)
     texts = given(overrides)
     if text := next((text for key, text in texts.items() if key.partition(".")[0] in FOR_THE_COMMAND), None):
         raise UserError(f"{text}: is for the command `train` alone; leave it out")

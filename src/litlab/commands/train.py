@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from litlab.commands.command import Command, Request
+from litlab.commands.resume import resumed
 from litlab.config.command_line import of_train
+from litlab.config.command_schema import TrainCommand
 from litlab.config.components import build
 from litlab.config.compose import check, config_text, run_config
-from litlab.config.schema import Train, TrainCommand
+from litlab.config.schema import Train
 from litlab.console import say
 from litlab.distributed import processes
 from litlab.distributed.signals import Interrupted
@@ -17,7 +19,6 @@ from litlab.files import write_text
 from litlab.job_log import keeping_error
 from litlab.runs.last import remember
 from litlab.runs.links import break_links
-from litlab.runs.resume import resumed
 from litlab.runs.run import Run, refuse_taken
 from litlab.runs.storage_faults import storage_may_fail
 from litlab.sweeps.job import Job

@@ -12,8 +12,9 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
+from litlab.config.command_schema import SweepCommand
 from litlab.config.marks import is_marked, marked, unmarked
-from litlab.config.schema import Paths, SweepCommand, Train
+from litlab.config.schema import Paths, Train
 from litlab.config.trust import made_elsewhere
 from litlab.config.validate import ConfigT, check_values
 from litlab.errors import UserError

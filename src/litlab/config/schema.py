@@ -24,8 +24,6 @@ OpenFraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
 NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
-MOST_JOBS = 100_000
-"""Of a sweep: an hour's work for the sweep itself, and more than memory and files are made for."""
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -112,15 +110,6 @@ class Checkpoint(Settings):
         return self
 
 
-class Resume(Settings):
-    """Going on with a run that was stopped."""
-
-    run: str | int | None
-    """The run's folder, or `last` for the newest unfinished one; null starts a new run. `resume=…` is short for it."""
-    force: bool
-    """Whether the run may go on with other settings than it began with."""
-
-
 class Trainer(Settings):
     """Arguments of Lightning's Trainer, by Lightning's names, and of litlab.engine."""
 
@@ -191,60 +180,6 @@ class Trainer(Settings):
         return self
 
 
-class Sweep(Settings):
-    """What every kind of sweep can be told."""
-
-    objectives: Annotated[dict[str, Literal["min", "max"]], Field(min_length=1)] | None
-    """Metrics by which jobs are compared, and which values are the better ones; null for the monitored one alone."""
-    pruner: Literal["none", "median", "hyperband"]
-    """Which rule of Optuna's stops a job early that does worse than the others did."""
-    storage: str | None
-    """URL of what keeps the study: a database, or grpc:// and Optuna's proxy; null for a file in the folder."""
-    on_error: Literal["continue", "stop"]
-    """Whether the other jobs go on when one fails."""
-    dry_run: bool
-    """Whether the jobs are only listed."""
-
-    @cross_check(mode="after")
-    def _storage_holds_no_password(self) -> Self:
-        if re.search(r"://[^:/]*:[^@]+@|[?&][^=&]*passw", self.storage or ""):
-            raise ValueError(
-                "sweep.storage: holds a password, which would be written into the sweep's folder; leave it out: "
-                "PostgreSQL's library takes it from ~/.pgpass or PGPASSWORD"
-            )
-        return self
-
-    @cross_check(mode="after")
-    def _pruning_goes_by_one_metric(self) -> Self:
-        if self.pruner != "none" and self.objectives and len(self.objectives) > 1:
-            raise ValueError(
-                f"sweep.pruner={self.pruner} goes by one metric: leave it out, or all but one of objectives"
-            )
-        return self
-
-
-class Grid(Sweep):
-    """A job for each combination of the values."""
-
-    sampler: Literal["grid"]
-    """What chooses the jobs."""
-    zip: list[str] | list[list[str]]
-    """Keys whose values are paired, the first with the first and so on; several such lists in a list."""
-    exclude: list[str]
-    """Conditions such as 'optimizer.lr>0.01 and data.batch_size==50' on combinations to leave out."""
-
-
-class Sampled(Sweep):
-    """Jobs that are drawn from the values and intervals."""
-
-    sampler: Literal["random", "tpe"]
-    """What chooses the jobs: chance, or Optuna's TPE, which looks at the jobs before."""
-    n_trials: Annotated[int, Field(gt=0, le=MOST_JOBS)]
-    """Jobs in all."""
-    seed: Seed
-    """Seed of the choices."""
-
-
 class Train(Settings):
     """Everything that makes a run."""
 
@@ -301,24 +236,3 @@ class Train(Settings):
         if is_the_labs and self.trainer.max_epochs == -1 and self.trainer.max_steps == -1:
             raise ValueError("scheduler needs to know the number of steps: set trainer.max_epochs or trainer.max_steps")
         return self
-
-
-class SweepCommand(Settings):
-    """What `train` can be told that is not the run's own."""
-
-    resume: Resume
-    """Which run, or sweep, goes on instead of a new one."""
-    sweep: Annotated[Grid | Sampled, Field(discriminator="sampler")]
-    """How -m chooses the jobs."""
-    launcher: Component
-    """What starts them."""
-    paths: Paths
-    """Where things are."""
-
-
-class TrainCommand(Train, SweepCommand):
-    """Everything that `train` can be told."""
-
-    def of_run(self) -> Train:
-        """Return the settings of the run alone."""
-        return Train.model_construct(**{name: getattr(self, name) for name in Train.model_fields})

@@ -113,7 +113,7 @@ def _callbacks(job: Job, settings: schema.Train) -> list["Callback"]:
         return []
     from litlab.callbacks.pruning import Pruning as PruningCallback
     from litlab.callbacks.required import RequiredMetrics
-    from litlab.sweeps.study import Pruner
+    from litlab.sweeps.pruner import Pruner
 
     callbacks: list[Callback] = [RequiredMetrics.of_sweep(settings, job.objectives)]
     if job.pruning:

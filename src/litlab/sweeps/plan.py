@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, ValidationError
 
-from litlab.config import schema
+from litlab.config import command_schema, schema
 from litlab.config.compose import check, config_text, explain, parse, run_config, settled, without
 from litlab.config.marks import marked, unmarked
 from litlab.config.validate import MOST_PROBLEMS
@@ -60,7 +60,7 @@ class Plan(schema.Settings):
     """What varies."""
     bases: Annotated[list[Base], Field(min_length=1)]
     """One for each combination of options."""
-    sampling: Annotated[schema.Grid | schema.Sampled, Field(discriminator="sampler")]
+    sampling: Annotated[command_schema.Grid | command_schema.Sampled, Field(discriminator="sampler")]
     """What chooses the jobs."""
     objectives: Objectives
     """Metrics by which the jobs are compared, and which values are the better ones."""
@@ -72,7 +72,7 @@ class Plan(schema.Settings):
     """Name of Optuna's study in a database, which others may share."""
 
     @classmethod
-    def make(cls, settings: schema.SweepCommand, loader: ConfigLoader, arguments: Sequence[str]) -> Self:
+    def make(cls, settings: command_schema.SweepCommand, loader: ConfigLoader, arguments: Sequence[str]) -> Self:
         """Compose what the command line asks for, and check every job.
 
         Raises:
@@ -91,18 +91,18 @@ class Plan(schema.Settings):
             fixed.append("test=false")  # a sweep that looks at the test set has chosen by it
         if "views" not in told:
             fixed.append("views=none")  # a hundred jobs' pictures are more than anybody looks at
-        dimensions = [Dimension.of(override, isinstance(sampling, schema.Grid)) for override in varied]
+        dimensions = [Dimension.of(override, isinstance(sampling, command_schema.Grid)) for override in varied]
         for line in filter(None, map(Dimension.ambiguity, dimensions)):
             say(line)
         bases = list(_compose(loader, fixed, varied, dimensions))
-        jobs = grid(dimensions, sampling) if isinstance(sampling, schema.Grid) else []
+        jobs = grid(dimensions, sampling) if isinstance(sampling, command_schema.Grid) else []
         plan = cls(
             dimensions=dimensions,
             bases=bases,
             sampling=sampling,
             objectives=_objectives(sampling, bases[0]),
             jobs=jobs,
-            planned=len(jobs) if isinstance(sampling, schema.Grid) else sampling.n_trials,
+            planned=len(jobs) if isinstance(sampling, command_schema.Grid) else sampling.n_trials,
             study=f"sweep-{uuid4()}",
         )
         if len(plan._text()) > LARGEST_PLAN:
@@ -136,7 +136,7 @@ class Plan(schema.Settings):
     def changed(self, sampling: Mapping[str, Any]) -> Self:
         """The same with other settings of what chooses the jobs."""
         changed = self.sampling.model_copy(update=dict(sampling))
-        planned = changed.n_trials if isinstance(changed, schema.Sampled) else self.planned
+        planned = changed.n_trials if isinstance(changed, command_schema.Sampled) else self.planned
         return self.model_copy(update={"sampling": changed, "planned": planned})
 
     def definition(self) -> dict[str, Any]:
@@ -175,7 +175,7 @@ class Plan(schema.Settings):
 
     def listing(self) -> str:
         """The jobs, or what they are drawn from."""
-        if isinstance(self.sampling, schema.Grid):
+        if isinstance(self.sampling, command_schema.Grid):
             lines = [f"{number}: {' '.join(texts(job))}" for number, job in enumerate(self.jobs)]
         else:
             lines = [f"drawn by {self.sampling.sampler} from", *(f"  {dimension}" for dimension in self.dimensions)]
@@ -194,16 +194,16 @@ class Plan(schema.Settings):
     def _require_consistency(self) -> None:
         """Make sure that what a plan says twice, in its file, is the same; see `make`."""
         keys = [dimension.key for dimension in self.dimensions]
-        in_grid = isinstance(self.sampling, schema.Grid)
+        in_grid = isinstance(self.sampling, command_schema.Grid)
         for dimension in self.dimensions:
             dimension.distribution()
         facts = {
             "dimensions": len(set(keys)) == len(keys)
             and not (in_grid and not all(one.choices for one in self.dimensions)),
             "jobs": self.jobs
-            == (grid(self.dimensions, self.sampling) if isinstance(self.sampling, schema.Grid) else []),
+            == (grid(self.dimensions, self.sampling) if isinstance(self.sampling, command_schema.Grid) else []),
             "planned": self.planned
-            == (self.sampling.n_trials if isinstance(self.sampling, schema.Sampled) else len(self.jobs)),
+            == (self.sampling.n_trials if isinstance(self.sampling, command_schema.Sampled) else len(self.jobs)),
             "objectives": self.objectives and self.sampling.objectives in (None, self.objectives),
             "bases": all(base.choices.keys() == self.bases[0].choices.keys() <= set(keys) for base in self.bases),
         }
@@ -271,7 +271,7 @@ def _compose(
         )
 
 
-def _objectives(sweep: schema.Sweep, base: Base) -> Objectives:
+def _objectives(sweep: command_schema.Sweep, base: Base) -> Objectives:
     if sweep.objectives:
         return sweep.objectives
     checkpoint = check(OmegaConf.create(base.config).checkpoint, schema.Checkpoint)

@@ -12,8 +12,9 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from pydantic import Field
 
 from litlab.comparison.filters import Condition, parse
-from litlab.config import schema
-from litlab.config.schema import MOST_JOBS, Settings
+from litlab.config import command_schema
+from litlab.config.command_schema import MOST_JOBS
+from litlab.config.schema import Settings
 from litlab.errors import UserError
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class Dimension(Settings):
         return f"{self.key}: {self.low} to {self.high}{step}{', log' if self.log else ''}"
 
 
-def grid(dimensions: Sequence[Dimension], settings: schema.Grid) -> list[Params]:
+def grid(dimensions: Sequence[Dimension], settings: command_schema.Grid) -> list[Params]:
     """The combinations in the command line's order, the first key's values changing slowest.
 
     Raises:

@@ -1,6 +1,5 @@
 """Optuna's study of a sweep: which jobs there are, what became of them, and which comes next."""
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +8,14 @@ from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from litlab.config import schema
+from litlab.config import command_schema
 from litlab.errors import UserError
 from litlab.messages import first_lines
 from litlab.runs.record import Record
 from litlab.sweeps.outcome import JobResult, outcome, record_of
 from litlab.sweeps.plan import Plan
 from litlab.sweeps.space import Params, value_of
-from litlab.sweeps.storage import NAME, StudyStorage, answering, trial_of
+from litlab.sweeps.storage import NAME, StudyStorage, trial_of
 
 DIRECTIONS = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
 
@@ -37,7 +36,7 @@ class Study:
         self.storage = StudyStorage(folder, url, NAME if url is None else plan.study)
         directions = [DIRECTIONS[mode] for mode in plan.objectives.values()]
         self.study = self.storage.create(directions)
-        in_grid = isinstance(plan.sampling, schema.Grid)
+        in_grid = isinstance(plan.sampling, command_schema.Grid)
         self._distributions = {one.key: one.scale() if in_grid else one.distribution() for one in plan.dimensions}
         trials = self.trials()
         if self.study.directions != directions:
@@ -61,7 +60,7 @@ class Study:
 
     def _is_planned(self, trial: FrozenTrial) -> bool:
         """Whether a trial's parameters are such as the plan gives it; one that was not drawn to its end has fewer."""
-        if isinstance(self.plan.sampling, schema.Grid):
+        if isinstance(self.plan.sampling, command_schema.Grid):
             job = self.plan.jobs[trial.number]
             return trial.params == {key: value_of(job[key], one) for key, one in self._distributions.items()}
         return trial.distributions.items() <= self._distributions.items()
@@ -77,7 +76,7 @@ class Study:
 
     def params(self, number: int) -> Params:
         """What the job of a trial was given."""
-        if isinstance(self.plan.sampling, schema.Grid):
+        if isinstance(self.plan.sampling, command_schema.Grid):
             return self.plan.jobs[number]
         drawn = self.trials()[number].params
         return {key: value if isinstance(value, str) else repr(value) for key, value in drawn.items()}
@@ -109,7 +108,7 @@ class Study:
         """A job as its place in the grid and its folder have it; None where its values are still to be drawn."""
         folder = self.folder / str(number)
         record = record_of(folder)  # there is one if the study was lost, or is kept elsewhere now
-        if isinstance(self.plan.sampling, schema.Grid):
+        if isinstance(self.plan.sampling, command_schema.Grid):
             job = self.plan.jobs[number]
         elif record and record.overrides.keys() >= self._distributions.keys():
             job = record.overrides
@@ -135,7 +134,7 @@ class Study:
 
     def _params(self, trial: optuna.Trial) -> Params:
         sampling = self.plan.sampling
-        if isinstance(sampling, schema.Grid):
+        if isinstance(sampling, command_schema.Grid):
             return self.plan.jobs[trial.number]
         params = {}
         for index, dimension in enumerate(self.plan.dimensions):
@@ -157,26 +156,7 @@ class Study:
         self.ended.add(number)
 
 
-class Pruner:
-    """Tells a job, in whichever process, whether to stop because others do better."""
-
-    def __init__(self, study: optuna.Study, number: int) -> None:
-        self._trial = trial_of(study, number)
-
-    def __call__(self, validation: int, value: float) -> bool:
-        """Report the objective at the n-th validation, from 0; whether to stop.
-
-        Raises:
-            ProcessLost: the storage does not answer.
-        """
-        with answering(), warnings.catch_warnings():
-            # That it was reported before: by a process that was killed before it had saved so much.
-            warnings.filterwarnings("ignore", message="The reported value is ignored")
-            self._trial.report(value, validation)
-            return self._trial.should_prune()
-
-
-def _sampler(settings: schema.Sampled, place: tuple[int, int]) -> BaseSampler:
+def _sampler(settings: command_schema.Sampled, place: tuple[int, int]) -> BaseSampler:
     """A sampler whose draws depend on the seed and the place, a trial and its parameter, and not on draws before."""
     seed = int(np.random.SeedSequence((settings.seed, *place)).generate_state(1)[0])
     return TPESampler(multivariate=False, seed=seed) if settings.sampler == "tpe" else RandomSampler(seed)

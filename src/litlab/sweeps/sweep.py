@@ -8,7 +8,7 @@ from pathlib import Path
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig, OmegaConf
 
-from litlab.config import schema
+from litlab.config import command_schema
 from litlab.config.components import build
 from litlab.config.compose import check, config_text
 from litlab.config.marks import require_mine
@@ -44,7 +44,9 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
         TrainingError: jobs have failed; the others are done.
         Interrupted: a signal asked to stop.
     """
-    settings = check(OmegaConf.masked_copy(config, list(schema.SweepCommand.model_fields)), schema.SweepCommand)
+    settings = check(
+        OmegaConf.masked_copy(config, list(command_schema.SweepCommand.model_fields)), command_schema.SweepCommand
+    )
     if settings.resume.run is not None:
         last = _to_resume(settings)
         folder, plan = last.folder, _plan_to_resume(last, settings, loader, arguments)
@@ -83,7 +85,7 @@ def _new_folder(config: DictConfig, logs: Path) -> Path:
     return folder
 
 
-def _to_resume(settings: schema.SweepCommand) -> Last:
+def _to_resume(settings: command_schema.SweepCommand) -> Last:
     asked = settings.resume.run
     is_last = asked == "last"
     last = newest_sweep(Path(settings.paths.logs)) if is_last else Last(Path(str(asked)).expanduser().absolute())
@@ -128,7 +130,9 @@ def _begun(folder: Path) -> list[Path]:
     return sorted((file.parent for file in folder.glob("[0-9]*/run.json")), key=lambda job: (len(job.name), job.name))
 
 
-def _plan_to_resume(last: Last, settings: schema.SweepCommand, loader: ConfigLoader, arguments: Sequence[str]) -> Plan:
+def _plan_to_resume(
+    last: Last, settings: command_schema.SweepCommand, loader: ConfigLoader, arguments: Sequence[str]
+) -> Plan:
     """The sweep's own plan; the command line may repeat it, or change what is CHANGEABLE."""
     folder = last.folder
     require_mine(folder / FILE, f"resume={settings.resume.run}")

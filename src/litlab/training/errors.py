@@ -15,12 +15,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-import litlab
 from litlab.callbacks.checkpoints import Checkpoints
 from litlab.config import schema
 from litlab.distributed.signals import Interrupted
 from litlab.errors import ProcessLost, TrainingError, UserError
 from litlab.messages import first_lines
+from litlab.project import SOURCE
 from litlab.runs.run import Run
 from litlab.runs.storage_faults import storage_may_fail
 
@@ -75,7 +75,7 @@ def lightning_refusals_explained(callbacks: Mapping[str, Callback] = MappingProx
         selves = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
         if key := next((key for key, callback in callbacks.items() if any(callback is one for one in selves)), None):
             raise UserError(f"{key}: {reason}") from error
-        ours = [Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("stdlib")), Path(litlab.__file__).parent]
+        ours = [Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("stdlib")), SOURCE / "litlab"]
         called = [frame for frame in frames if not any(Path(frame.filename).is_relative_to(part) for part in ours)]
         if called:
             line = f"{called[-1].filename}:{called[-1].lineno}"

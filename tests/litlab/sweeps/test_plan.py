@@ -7,7 +7,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from litlab.config import schema
+from litlab.config import command_schema, schema
 from litlab.config.compose import check, run_config
 from litlab.errors import UserError
 from litlab.project import CONFIGS
@@ -21,8 +21,8 @@ def make():
     def plan(*overrides, configs=CONFIGS):
         loader = ConfigLoaderImpl(create_config_search_path(str(configs)))
         composed = loader.load_configuration("train", list(overrides), RunMode.MULTIRUN)
-        own = OmegaConf.masked_copy(composed, list(schema.SweepCommand.model_fields))
-        return Plan.make(check(own, schema.SweepCommand), loader, overrides)
+        own = OmegaConf.masked_copy(composed, list(command_schema.SweepCommand.model_fields))
+        return Plan.make(check(own, command_schema.SweepCommand), loader, overrides)
 
     return plan
 

@@ -1,7 +1,7 @@
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from litlab.config import schema
+from litlab.config import command_schema
 from litlab.errors import UserError
 from litlab.sweeps.space import Dimension, grid
 
@@ -12,7 +12,7 @@ def dimensions(*overrides, in_grid=True):
 
 def settings(**given):
     common = {"objectives": None, "pruner": "none", "storage": None, "on_error": "continue", "dry_run": False}
-    return schema.Grid(**common, sampler="grid", **{"zip": [], "exclude": [], **given})
+    return command_schema.Grid(**common, sampler="grid", **{"zip": [], "exclude": [], **given})
 
 
 def rows(jobs):

@@ -22,12 +22,13 @@ from test_study import COMMON, LR, done, sampled
 from test_study import plan as planned
 from test_sweep import only, record, statuses, sweep_arguments, table
 
-from litlab.config import schema
+from litlab.config import command_schema
 from litlab.errors import ProcessLost
 from litlab.runs.run import Run
 from litlab.sweeps.plan import Plan
+from litlab.sweeps.pruner import Pruner
 from litlab.sweeps.storage import journal, probe
-from litlab.sweeps.study import Pruner, Study
+from litlab.sweeps.study import Study
 
 pytestmark = [
     pytest.mark.usefixtures("mnist_dir"),
@@ -327,7 +328,7 @@ def write(folder, plan, start):
 @pytest.mark.timeout(2400)
 def test_eight_writers_lose_and_double_none_of_ten_thousand_trials(server, tmp_path):
     """In a sweep one process begins and ends the trials and the others report; here all do all, which is harder."""
-    settings = schema.Sampled(**COMMON | {"storage": server.url}, sampler="random", n_trials=TRIALS, seed=0)
+    settings = command_schema.Sampled(**COMMON | {"storage": server.url}, sampler="random", n_trials=TRIALS, seed=0)
     plan = planned([LR], settings, [], TRIALS)
     probe(server.url)  # has the tables made
     context = multiprocessing.get_context("spawn")

@@ -4,13 +4,14 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from litlab.config import schema
+from litlab.config import command_schema
 from litlab.errors import UserError
 from litlab.sweeps.outcome import JobResult
 from litlab.sweeps.plan import Base, Plan
+from litlab.sweeps.pruner import Pruner
 from litlab.sweeps.space import Dimension
 from litlab.sweeps.storage import JOURNAL, Lock, journal
-from litlab.sweeps.study import Pruner, Study
+from litlab.sweeps.study import Study
 
 COMMON = {"objectives": None, "pruner": "none", "storage": None, "on_error": "continue", "dry_run": False}
 LR = Dimension(key="lr", low=1e-4, high=1.0, log=True)
@@ -19,12 +20,12 @@ KIND = Dimension(key="kind", choices=["a", "[8,16]"])
 
 
 def sampled(sampler, n_trials=20, seed=0, objectives=None, **others):
-    settings = schema.Sampled(**COMMON | others, sampler=sampler, n_trials=n_trials, seed=seed)
+    settings = command_schema.Sampled(**COMMON | others, sampler=sampler, n_trials=n_trials, seed=seed)
     return plan([LR, WIDTH, KIND], settings, [], n_trials, objectives)
 
 
 def gridded(jobs=3):
-    settings = schema.Grid(**COMMON, sampler="grid", zip=[], exclude=[])
+    settings = command_schema.Grid(**COMMON, sampler="grid", zip=[], exclude=[])
     choices = [str(number) for number in range(jobs)]
     return plan([Dimension(key="seed", choices=choices)], settings, [{"seed": value} for value in choices], jobs)
 

@@ -14,10 +14,10 @@ from processes import Process, at, contents, run, script, while_writing
 from torchmetrics.classification import MulticlassAccuracy
 
 from digits.classifier import Classifier
+from litlab.commands.resume import resumed_config
 from litlab.config.compose import run_config, write_config
 from litlab.errors import UserError
 from litlab.messages import as_override
-from litlab.runs.resume import resumed_config
 from litlab.runs.run import Run
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
