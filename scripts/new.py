@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import cache
 from pathlib import Path
 from typing import NoReturn
@@ -35,8 +35,9 @@ EXAMPLE = (
     *(f"configs/{choice}" for choice in ("data/mnist.", "model/convnet.", "callbacks/tutorial.", "experiment/")),
 )
 """The project's, to be replaced by its own; `--bare` gives it what is in BARE instead."""
-BARE = "new/bare/"
-MOVED = {"README.md": "docs/litlab.md", "new/README.md": "README.md"}
+SKELETON = "scripts/skeleton/README.md"
+BARE = "scripts/skeleton/bare/"
+MOVED = {"README.md": "docs/litlab.md", SKELETON: "README.md"}
 
 PACKAGE = re.compile(
     r"""\b digits (?= \.[a-z_]\w*\.[A-Z])           # digits.mnist.MNISTDataModule
@@ -51,6 +52,37 @@ PREFACE = """\
 *LitLab's own page, as of the template that this project was made from. What it says of digits is said of the template's
 example; its scripts besides `train` and `test`, and the tests of the lab, stayed there.*
 """
+
+FORMER = "src/litlab/schema.py"
+"""A file of labs up to 0.1, whose modules had the names that RENAMED replaces."""
+RENAMED = {
+    "arguments": "config.command_line",
+    "checking": "config.validate",
+    "command": "commands.command",
+    "commands.compare": "comparison.compare",
+    "commands.evaluate": "inference.evaluate",
+    "commands.export": "inference.export",
+    "commands.predict": "inference.predict",
+    "commands.reproduce": "training.reproduce",
+    "commands.train": "training.train",
+    "components": "config.components",
+    "conditions": "comparison.filters",
+    "config": "config.compose",
+    "debugger": "distributed.debugger",
+    "engine.ddp": "distributed.ddp",
+    "engine.group": "distributed.group",
+    "engine.hardware": "distributed.hardware",
+    "interruption": "distributed.signals",
+    "processes": "distributed.processes",
+    "refusals": "messages",
+    "resume": "commands.resume",
+    "runs.files": "files",
+    "runs.pictures": "comparison.pictures",
+    "runs.tables": "comparison.tables",
+    "runs.trust": "config.trust",
+    "schema": "config.schema",
+}
+"""Modules of litlab by their former names."""
 
 YIELDING = ("configs/", "docs/")
 """Where a file of the lab is the project's as soon as it is changed there; elsewhere a change stops `--update`."""
@@ -150,14 +182,47 @@ def update(folder: Path) -> None:
     for place in before.keys() - lab.keys() - set(changed):
         (folder / place).unlink()
     write(folder, {place: lab[place] for place in lab.keys() - set(changed)} | record(name, bare, lab, shared))
+    rewritten = rename_modules(folder, set(lab)) if FORMER in before else []
     git(folder, "add", "--all", ".")
     told = commit(folder, name, "A newer LitLab")
     print(f"{folder} has this lab{told}")
+    for place in rewritten:
+        print(f"{place} names the lab's modules as they are called now; see what else has changed in them")
     for place in changed:
         print(f"{place} is yours since you changed it, and was left alone")
     for place, content in shared.items():
         if digest(content) not in (given["shared"].get(place), hash_of(folder / place)):
             print(f"{place} is yours and was left alone; the template's has changed: compare with {ROOT / place}")
+
+
+def rename_modules(folder: Path, lab: Set[str]) -> list[str]:
+    """Bring the names of the lab's modules up to date in the project's own files; where that changed something."""
+    rewritten = []
+    for place in git(folder, "ls-files", "-z").stdout.split("\0"):
+        if place in lab or not place.endswith((".py", ".yaml", ".toml")) or not (folder / place).is_file():
+            continue
+        text = (folder / place).read_text(encoding="utf-8")
+        if (new := with_new_names(text)) != text:
+            (folder / place).write_text(new, encoding="utf-8")
+            rewritten.append(place)
+    return sorted(rewritten)
+
+
+def with_new_names(text: str) -> str:
+    """The text with the lab's modules as they are called now."""
+    names = "|".join(re.escape(name) for name in sorted(RENAMED, key=len, reverse=True))
+
+    def split(found: re.Match[str]) -> str:
+        """One line for each module that `from litlab import …` names."""
+        lines = []
+        for name in (part.strip() for part in found["names"].split(",")):
+            home, _, new = f"litlab.{RENAMED.get(name, name)}".rpartition(".")
+            lines.append(f"{found['indent']}from {home} import {new if new == name else f'{new} as {name}'}")
+        return "\n".join(lines)
+
+    text = re.sub(rf"(?<![\w.])litlab\.({names})(?![\w.]*\w/)(?!\w)", lambda found: f"litlab.{RENAMED[found[1]]}", text)
+    text = re.sub(r"(?m)^(?P<indent>[ \t]*)from litlab import (?P<names>[\w, ]+)$", split, text)
+    return re.sub(r"(?m)^ +- override hydra/help: train\n", "", text)  # there is one help for all commands
 
 
 def refuse_name(name: str) -> None:
@@ -201,7 +266,7 @@ def own_files(name: str, bare: bool) -> dict[str, bytes]:
     kept = BARE if bare else EXAMPLE
     paths = [path for path in template() if path.startswith(kept)]
     places = {path: re.sub("^(src|tests)/digits/", rf"\1/{name}/", path.removeprefix(BARE)) for path in paths}
-    return {places[path]: content(path, name) for path in paths} | {"README.md": content("new/README.md", name)}
+    return {places[path]: content(path, name) for path in paths} | {"README.md": content(SKELETON, name)}
 
 
 @cache
@@ -223,7 +288,7 @@ def content(path: str, name: str) -> bytes:
     text = data.decode()
     if path == "README.md":
         text = f"{PREFACE}\n{text}".replace("](docs/", "](")
-    elif path == "new/README.md":
+    elif path == SKELETON:
         text = text.replace("PROJECT", name)
     imports = IMPORTS.format(name)
     text = re.sub(imports, lambda found: "".join(sorted(found[0].splitlines(keepends=True))), PACKAGE.sub(name, text))

@@ -159,7 +159,9 @@ def contents(folder):
 
 def script(name):
     """A module of `scripts/`."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    file = ROOT / "scripts" / f"{name}.py"
+    name = file.stem
+    spec = importlib.util.spec_from_file_location(name, file)
     module = importlib.util.module_from_spec(spec)
     with contextlib.suppress(KeyError):
         return sys.modules[name]

@@ -11,7 +11,7 @@ import pytest
 from conftest import SHORT
 from processes import run, script
 
-screenshots = script("screenshots")
+screenshots = script("dev/screenshots")
 
 RUN = (*(text for text in SHORT if text != "views=none"), "trainer.max_epochs=2", "trainer.limit_test_batches=2")
 SWEEP = ("-m", *SHORT, "optimizer.lr=0.001,0.01,0.1")

@@ -1,5 +1,6 @@
 """Projects are made from a copy of this template, with the real script and git."""
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -70,7 +71,7 @@ def test_the_project_has_the_lab_the_example_and_nothing_else(projects, template
     expected = {
         path.replace("/digits/", "/aardvark/")
         for path in script("new").template()
-        if not path.startswith(("new/", "scripts/", "tests/")) or path.startswith("tests/digits/")
+        if not path.startswith(("scripts/", "tests/")) or path.startswith("tests/digits/")
     }
     others = {"docs/litlab.md", ".litlab.json", "scripts/setup.py", "scripts/train", "scripts/test"}
     assert found.keys() == expected | others | {"tests/conftest.py"}
@@ -340,3 +341,41 @@ def test_the_same_lab_again_changes_nothing(template, project):
     assert (done.returncode, done.stderr) == (0, "")
     assert files(project) == before
     assert json.loads(before[".litlab.json"])["name"] == "shapes"
+
+
+BEFORE = """from litlab import schema, train
+from litlab.schema import PositiveInt, Settings
+from litlab.config import check, run_config
+from litlab.data.memory import InMemoryLoader
+from litlab.interruption import stop
+import litlab.engine.group
+patched = "litlab.commands.train.build"
+"""
+AFTER = """from litlab.config import schema
+from litlab import train
+from litlab.config.schema import PositiveInt, Settings
+from litlab.config.compose import check, run_config
+from litlab.data.memory import InMemoryLoader
+from litlab.distributed.signals import stop
+import litlab.distributed.group
+patched = "litlab.training.train.build"
+"""
+
+
+def test_a_project_made_with_former_names_of_modules_gets_the_new_ones(project, newer):
+    made = json.loads((project / ".litlab.json").read_text())
+    (project / "src/litlab/schema.py").write_text("")
+    made["lab"]["src/litlab/schema.py"] = hashlib.sha256().hexdigest()
+    (project / ".litlab.json").write_text(json.dumps(made))
+    (project / "src/shapes/mine.py").write_text(BEFORE)
+    (project / "configs/train.yaml").write_text("defaults:\n  - data: mnist\n  - override hydra/help: train\n")
+    commit(project)
+    done = new(newer, "--update", project)
+    assert done.returncode == 0, done.stderr
+    assert (project / "src/shapes/mine.py").read_text() == AFTER
+    assert (project / "configs/train.yaml").read_text() == "defaults:\n  - data: mnist\n"
+    told = "names the lab's modules as they are called now; see what else has changed in them"
+    assert f"src/shapes/mine.py {told}" in done.stdout
+    assert git(project, "status", "--porcelain") == ""
+    new(newer, "--update", project)
+    assert (project / "src/shapes/mine.py").read_text() == AFTER

@@ -61,7 +61,7 @@ def shown(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shown") / "run"
     done = run(folder.parent, "train", *SHOWN, f"hydra.run.dir={folder}")
     assert done.code == 0, done.err
-    assert {tag for tag, *_ in script("torture").events(folder)} >= DRAWN
+    assert {tag for tag, *_ in script("dev/kill_and_resume").events(folder)} >= DRAWN
     return folder
 
 
@@ -90,7 +90,7 @@ def test_a_killed_run_ends_in_the_same_weights_and_curves(undisturbed, tmp_path,
     assert record(folder)["status"] == "running"
     resumed = run(tmp_path, "train", f"resume={folder}")
     assert resumed.code == 0, resumed.err
-    assert script("torture").compare(undisturbed / str(steps), folder) == []
+    assert script("dev/kill_and_resume").compare(undisturbed / str(steps), folder) == []
     assert record(folder)["status"] == "done"
     assert len(record(folder)["resumed"]) == 1
 
@@ -106,7 +106,7 @@ def test_a_run_that_is_stopped_again_and_again_comes_to_its_end(undisturbed, tmp
         stopped = run(tmp_path, "train", f"resume={folder}", prepare=at("on_train_batch_end", 2))
         times += 1
     assert times > 3
-    assert script("torture").compare(undisturbed / "7", folder) == []
+    assert script("dev/kill_and_resume").compare(undisturbed / "7", folder) == []
     assert [resumption["step"] for resumption in record(folder)["resumed"]][:2] == [6, 12]
 
 
@@ -139,7 +139,7 @@ def test_a_schedule_that_looks_at_a_metric_goes_on_exactly(tmp_path, stop):
     killed = run(tmp_path, "train", *common, f"hydra.run.dir={tmp_path}/b", prepare=plateau_until_killed)
     assert killed.code == -signal.SIGKILL
     assert run(tmp_path, "train", f"resume={tmp_path}/b", prepare=plateau).code == 0
-    torture = script("torture")
+    torture = script("dev/kill_and_resume")
     assert torture.compare_weights(tmp_path / "a", tmp_path / "b") == []
     rates = [value for name, _, value in torture.events(tmp_path / "b") if name == "learning_rate"]
     assert rates[-1] < rates[0] / 3
@@ -177,7 +177,7 @@ def test_more_epochs_give_what_as_many_at_once_give(tmp_path):
     assert done.code == 0, done.err
     one, three = tmp_path / "one", tmp_path / "three"
     assert all(torch.equal(weight, weights(three)[name]) for name, weight in weights(one).items())
-    torture = script("torture")
+    torture = script("dev/kill_and_resume")
     assert torture.events(one) == torture.events(three)
     assert "max_epochs: 3" in (one / "config.yaml").read_text()
 
@@ -253,10 +253,10 @@ def test_a_limit_may_be_raised(tmp_path, begun, now, message):
 @pytest.mark.parametrize("file", ["run.json", "config.yaml"])
 def test_a_run_that_is_killed_as_it_goes_on_can_still_go_on(finished, tmp_path, file):
     folder = shutil.copytree(finished / "plain", tmp_path / "run")
-    before = script("torture").events(folder)
+    before = script("dev/kill_and_resume").events(folder)
     longer = [f"resume={folder}", "trainer.max_epochs=2"]
     assert run(tmp_path, "train", *longer, prepare=while_writing(file)).code == -signal.SIGKILL
-    assert record(folder)["status"] == "running" or script("torture").events(folder) == before
+    assert record(folder)["status"] == "running" or script("dev/kill_and_resume").events(folder) == before
     done = run(tmp_path, "train", *longer)
     assert done.code == 0, done.err
 
@@ -268,7 +268,7 @@ def test_force_goes_on_with_other_settings(tmp_path):
     assert killed.code == -signal.SIGKILL
     done = run(tmp_path, "train", f"resume={folder}", "optimizer.lr=0.0004", "resume.force=true")
     assert done.code == 0, done.err
-    rates = [value for name, step, value in script("torture").events(folder) if name == "learning_rate"]
+    rates = [value for name, step, value in script("dev/kill_and_resume").events(folder) if name == "learning_rate"]
     assert rates[19] == pytest.approx(0.001)
     assert rates[20:] == pytest.approx([0.0004] * 20)
     assert "lr: 0.0004" in (folder / "config.yaml").read_text()
@@ -294,7 +294,7 @@ def test_force_adds_a_logger_and_leaves_the_others_curves_alone(tmp_path):
     assert run(tmp_path, "train", *common, prepare=at("on_train_epoch_end")).code == -signal.SIGKILL
     done = run(tmp_path, "train", f"resume={folder}", "logger=[csv,tensorboard]", "resume.force=true")
     assert done.code == 0, done.err
-    steps = [step for name, step, _ in script("torture").events(folder) if name == "train/loss"]
+    steps = [step for name, step, _ in script("dev/kill_and_resume").events(folder) if name == "train/loss"]
     assert steps == list(range(40))
     assert "train/loss" in (folder / "csv" / "metrics.csv").read_text()
 
@@ -308,7 +308,7 @@ def test_force_makes_a_schedule_longer(tmp_path):
     longer = run(tmp_path, "train", *common, "trainer.max_epochs=2", f"hydra.run.dir={tmp_path}/longer")
     assert longer.code == 0, longer.err
     ours, theirs = (
-        [value for name, _, value in script("torture").events(run) if name == "learning_rate"]
+        [value for name, _, value in script("dev/kill_and_resume").events(run) if name == "learning_rate"]
         for run in (folder, tmp_path / "longer")
     )
     assert ours[21:] == pytest.approx(theirs[21:])  # the next step's rate is in the state already
@@ -358,7 +358,7 @@ def test_a_run_that_moved_goes_on_where_it_is(undisturbed, tmp_path):
     (tmp_path / "here").mkdir()
     done = run(tmp_path, "train", f"resume='{tmp_path}/it\\'s there'")
     assert done.code == 0, done.err
-    assert script("torture").compare(undisturbed / "7", tmp_path / "it's there") == []
+    assert script("dev/kill_and_resume").compare(undisturbed / "7", tmp_path / "it's there") == []
     assert list((tmp_path / "here").iterdir()) == []
 
 
@@ -398,7 +398,7 @@ def test_what_an_epoch_comes_to_takes_in_the_steps_before_the_stop(tmp_path, sto
     assert killed.code == -signal.SIGKILL
     resumed = run(tmp_path, "train", f"resume={tmp_path}/b", prepare=log_in_many_ways)
     assert resumed.code == 0, resumed.err
-    torture = script("torture")
+    torture = script("dev/kill_and_resume")
     assert torture.events(tmp_path / "b") == torture.events(tmp_path / "a")
     assert torture.metrics(tmp_path / "b") == torture.metrics(tmp_path / "a")
     assert {"epoch/acc", "epoch/mean", "epoch/most", "both_epoch"} <= torture.metrics(tmp_path / "b")["last"].keys()
@@ -424,4 +424,4 @@ def test_pictures_are_drawn_once(shown, tmp_path, stop):
     killed = run(tmp_path, "train", *SHOWN, f"hydra.run.dir={folder}", prepare=STOPS[stop])
     assert killed.code == -signal.SIGKILL, killed.err
     assert run(tmp_path, "train", f"resume={folder}").code == 0
-    assert script("torture").compare(shown, folder) == []
+    assert script("dev/kill_and_resume").compare(shown, folder) == []

@@ -395,7 +395,7 @@ def test_a_huge_file_of_nothing_is_not_read(good, tmp_path):
 
 
 def test_checkpoints_are_read_as_data_everywhere():
-    for file in [*(ROOT / "src").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]:
+    for file in [*(ROOT / "src").rglob("*.py"), *(ROOT / "scripts").rglob("*.py")]:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call):
                 name = ast.unparse(node.func)

@@ -42,7 +42,7 @@ def curves(folder):
     """The values of all curves, by name and step."""
     return {
         (name, step): value
-        for name, step, value in script("torture").events(folder)
+        for name, step, value in script("dev/kill_and_resume").events(folder)
         if isinstance(value, float) and "_class/" not in name
     }
 
@@ -142,7 +142,7 @@ def test_as_many_processes_go_on_to_the_bit(tmp_path):
         run(tmp_path, "train", *arguments, f"hydra.run.dir={folder}", prepare=prepare)
     resumed = run(tmp_path, "train", f"resume={folders[1]}", prepare=forking_others)
     assert (resumed.code, resumed.err) == (0, "")
-    torture = script("torture")
+    torture = script("dev/kill_and_resume")
     assert torture.compare_weights(*folders) == []
     assert torture.events(folders[0]) == torture.events(folders[1])
 

@@ -66,7 +66,7 @@ def test_a_signal_stops_after_the_step_and_the_run_goes_on_exactly(undisturbed, 
     assert (record(folder)["status"], record(folder)["reason"]) == ("interrupted", number.name)
     assert record(folder)["metrics"]["test"] == {}
     assert run(tmp_path, "train", f"resume={folder}").code == 0
-    torture = script("torture")
+    torture = script("dev/kill_and_resume")
     assert torture.compare_weights(undisturbed, folder) == []
     assert torture.events(undisturbed) == torture.events(folder)
 

@@ -44,7 +44,7 @@ def test_a_run_whose_files_are_links_goes_on_and_changes_no_others(stopped, tmp_
     done = run(tmp_path, "train", f"resume={folder}")
     assert done.code == 0, done.err
     assert contents(shared) == before
-    torture = script("torture")
+    torture = script("dev/kill_and_resume")
     assert torture.compare(stopped / "done", folder) == []
     assert torture.events(folder) == torture.events(stopped / "done")
     others = {folder / "wandb" / name for name in ("latest-run", "debug.log")}

@@ -1,4 +1,4 @@
-"""launcher=slurm on a real Slurm of two nodes, which scripts/slurm starts and stops."""
+"""launcher=slurm on a real Slurm of two nodes, which scripts/dev/local-slurm starts and stops."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ pytestmark = [
 
 
 def scripts_slurm(action):
-    return subprocess.run([ROOT / "scripts" / "slurm", action], capture_output=True, text=True)
+    return subprocess.run([ROOT / "scripts" / "dev" / "local-slurm", action], capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ from litlab.runs.checkpoint import read
 from litlab.runs.run import Run
 from litlab.training.train import train as train_run
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COMMON = (
     f"data.dir={ROOT / 'data'}", "trainer=cpu", "trainer.max_epochs=2", "trainer.limit_train_batches=60",
     "trainer.limit_val_batches=2", "trainer.limit_test_batches=2", "logger=[tensorboard,csv]", "scheduler=onecycle",
@@ -61,7 +61,7 @@ FORK = multiprocessing.get_context("fork")
 
 def main() -> None:
     """Torture as the command line says; the exit code is 1 unless every end was equal."""
-    parser = argparse.ArgumentParser(prog="scripts/torture", description="Kills training and resumes it.")
+    parser = argparse.ArgumentParser(prog="scripts/dev/kill-and-resume", description="Kills training and resumes it.")
     parser.add_argument("--kills", type=int, default=200, help="how often (200)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (0)")
     asked = parser.parse_args()

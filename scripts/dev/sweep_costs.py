@@ -45,7 +45,7 @@ from litlab.sweeps.space import Dimension
 from litlab.sweeps.study import Study
 
 LITLAB = (sys.executable, "-m", "litlab")
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FORK = multiprocessing.get_context("fork")
 Memory = multiprocessing.queues.SimpleQueue[float]
 
@@ -77,7 +77,7 @@ def main() -> None:
     """Measure what the command line says, by default all."""
     measures: dict[str, Callable[[Path], Table]]
     measures = {"search": search, "survive": survive, "cost": cost, "choice": choice, "parallel": parallel}
-    parser = argparse.ArgumentParser(prog="scripts/sweeps", description="Measures sweeps.")
+    parser = argparse.ArgumentParser(prog="scripts/dev/sweep-costs", description="Measures sweeps.")
     parser.add_argument("measures", nargs="*", metavar="|".join(measures), help="what to measure (all)")
     parser.add_argument("--storage", metavar="URL", help="database for `choice`, where it leaves its studies")
     arguments = parser.parse_args()

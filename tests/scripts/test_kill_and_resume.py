@@ -7,7 +7,7 @@ pytestmark = pytest.mark.usefixtures("mnist_dir")
 
 @pytest.mark.slow
 def test_21_kills_change_nothing(tmp_path):
-    torture = script("torture")
+    torture = script("dev/kill_and_resume")
     killed = []
     victims = torture.torture(21, tmp_path, 1, killed.append)
     assert len(killed) == 21
@@ -20,7 +20,7 @@ def test_21_kills_change_nothing(tmp_path):
 
 
 def test_a_difference_is_found(tmp_path):
-    torture = script("torture")
+    torture = script("dev/kill_and_resume")
     victim = torture.Victim(["trainer.max_epochs=1"], tmp_path, torture.random.Random(0))
     other = tmp_path / "other"
     victim.overrides = ["trainer.max_epochs=1", "seed=7"]

@@ -11,7 +11,7 @@ def cells(table):
 
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_is_compared_with_one_that_was_not(tmp_path):
-    sweeps = script("sweeps")
+    sweeps = script("dev/sweep_costs")
     survived = sweeps.survive(tmp_path, ("seed=1,2", "data.batch_size=20,50,100", *SHORT))
     assert cells(survived) == [["6"], ["3"], ["yes"]]
     other = sweeps.train(tmp_path / "other", 1, "seed=1,3", "data.batch_size=20,50,100", *SHORT)
@@ -20,7 +20,7 @@ def test_a_sweep_that_is_killed_is_compared_with_one_that_was_not(tmp_path):
 
 
 def test_costs_are_measured(tmp_path):
-    (jobs,), (milliseconds,), (growth,), (seconds,) = cells(script("sweeps").cost(tmp_path, [3]))
+    (jobs,), (milliseconds,), (growth,), (seconds,) = cells(script("dev/sweep_costs").cost(tmp_path, [3]))
     assert jobs == "3"
     assert float(milliseconds) > 0
     assert float(seconds) > 0
@@ -28,7 +28,7 @@ def test_costs_are_measured(tmp_path):
 
 
 def test_choices_are_measured(tmp_path):
-    table = script("sweeps").choice(tmp_path, [3, 30])
+    table = script("dev/sweep_costs").choice(tmp_path, [3, 30])
     names, after_few, after_more, _, opening, pruning = cells(table)
     assert names == ["grid", "random", "tpe"]
     assert all(float(one) > 0 for one in [*after_few, *after_more])

@@ -27,16 +27,16 @@ def main() -> None:
     """`up` prints what tells Slurm's commands where it is; `down` leaves nothing of it."""
     actions = {"up": up, "down": down}
     if sys.argv[1:2] not in (["up"], ["down"]) or len(sys.argv) > 2:
-        sys.exit("usage: scripts/slurm up|down")
+        sys.exit("usage: scripts/dev/local-slurm up|down")
     if os.geteuid() != 0:
-        sys.exit("scripts/slurm: run it as root: it starts daemons as the users munge and mysql")
+        sys.exit("scripts/dev/local-slurm: run it as root: it starts daemons as the users munge and mysql")
     actions[sys.argv[1]]()
 
 
 def up() -> None:
     """Start whatever Slurm consists of; if it is up already, do nothing."""
     if missing := [daemon for daemon in DAEMONS if shutil.which(daemon, path=_path()) is None]:
-        sys.exit(f"scripts/slurm: {', '.join(missing)} is not installed: apt-get install {PACKAGES}")
+        sys.exit(f"scripts/dev/local-slurm: {', '.join(missing)} is not installed: apt-get install {PACKAGES}")
     if not _is_up():
         down()
         try:
@@ -182,7 +182,7 @@ def _daemon(*command: str, user: str | None = None) -> None:
         started = subprocess.run(command, env=_environment(), stdout=log, stderr=log, **whose)
         log.seek(before)
         if started.returncode:
-            sys.exit(f"scripts/slurm: {command[0]} does not start: {log.read().strip()}")
+            sys.exit(f"scripts/dev/local-slurm: {command[0]} does not start: {log.read().strip()}")
 
 
 def _slurm(*command: str) -> str:
@@ -195,7 +195,7 @@ def _wait_until(condition: Callable[[], Any], what: str) -> None:
     until = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > until:
-            sys.exit(f"scripts/slurm: waited {PATIENCE} seconds for {what}; see {HOME}")
+            sys.exit(f"scripts/dev/local-slurm: waited {PATIENCE} seconds for {what}; see {HOME}")
         time.sleep(0.1)
 
 
