@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 from yaml import AliasToken, YAMLError
 
-from litlab.config.components import definition
 from litlab.config.marks import is_marked
 from litlab.config.schema import Paths, Train
+from litlab.config.signatures import definition
 from litlab.config.validate import check_values, components
 from litlab.errors import UserError
 from litlab.files import LARGEST_TEXT, read_text

@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from litlab.config.component_schema import LRSchedulerConfig
-from litlab.config.components import accepted_arguments, schema_of
+from litlab.config.components import schema_of
 from litlab.config.schema import Settings
+from litlab.config.signatures import accepted_arguments
 from litlab.errors import UserError
 from litlab.messages import as_override, one_line, unknown_argument, unknown_key
 

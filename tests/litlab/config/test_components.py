@@ -7,7 +7,8 @@ import torch
 
 from digits import schema as digits_schema
 from litlab.config import component_schema
-from litlab.config.components import accepted_arguments, build, schema_of
+from litlab.config.components import build, schema_of
+from litlab.config.signatures import accepted_arguments
 from litlab.errors import UserError
 from litlab.project import CONFIGS, SOURCE, own_packages
 

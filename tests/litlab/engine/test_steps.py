@@ -200,7 +200,7 @@ def test_a_value_is_logged_as_it_was_when_it_was_logged(tmp_path):
 @pytest.mark.parametrize("end", ["trainer.max_steps=17", "trainer.max_epochs=2"])
 def test_values_that_arrive_late_are_all_written(tmp_path, monkeypatch, end):
     expected = fit(tmp_path, *FULL, "data.batch_size=140", "trainer.max_epochs=2", end, steps=5)
-    monkeypatch.setattr("litlab.engine.metrics.Transfer.done", lambda transfer: False)
+    monkeypatch.setattr("litlab.engine.host_copy.HostCopy.done", lambda transfer: False)
     late = fit(tmp_path, *FULL, "data.batch_size=140", "trainer.max_epochs=2", end, steps=5)
     assert late.curves.points == expected.curves.points
     assert late.trainer.callback_metrics.keys() == expected.trainer.callback_metrics.keys()

@@ -66,7 +66,7 @@ def train(tmp_path, module, *overrides):
 @pytest.fixture(autouse=True)
 def _named(monkeypatch):
     # The source of a class is looked for before the class is imported.
-    monkeypatch.setattr("litlab.config.components._may_have", lambda module, name: name == "Mine")
+    monkeypatch.setattr("litlab.config.signatures._may_have", lambda module, name: name == "Mine")
 
 
 @pytest.mark.parametrize("overrides", [["optimizer=none"], []])
