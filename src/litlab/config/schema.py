@@ -110,51 +110,101 @@ class Checkpoint(Settings):
         return self
 
 
-class Trainer(Settings):
-    """Arguments of Lightning's Trainer, by Lightning's names, and of litlab.engine."""
+def _full_precision(given: Any) -> Any:
+    """Write out Lightning's short forms: 16, "bf16", 32 and 64."""
+    short = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
+    return short.get(str(given), given)
 
-    accelerator: Literal["auto", "cpu", "gpu", "mps"]
+
+Precision = Literal[
+    "auto", "32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true", "transformer-engine",
+    "transformer-engine-float16",
+]  # fmt: skip
+
+
+def _devices(given: Any) -> Any:
+    """Read Lightning's texts "2", "0,1" and "-1"."""
+    if isinstance(given, str) and re.fullmatch(r"-?\d+(\s*,\s*\d+)*,?", given):
+        numbers = [int(part) for part in given.split(",") if part]
+        return numbers if "," in given else numbers[0]
+    return given
+
+
+Devices = Literal["auto", -1] | PositiveInt | Annotated[list[NonNegativeInt], Field(min_length=1)]
+
+
+def _in_words(given: Any) -> Any:
+    """Turn Lightning's {days: 1, hours: 2} into its text."""
+    units = ("days", "hours", "minutes", "seconds")
+    if not isinstance(given, dict) or not given or given.keys() - set(units):
+        return given
+    seconds = sum(given.get(unit, 0) * size for unit, size in zip(units, (86400, 3600, 60, 1), strict=True))
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes // 1440:02}:{minutes // 60 % 24:02}:{minutes % 60:02}:{seconds:02}"
+
+
+def _or_default(default: Any) -> BeforeValidator:
+    """Read null as Lightning's default."""
+    return BeforeValidator(lambda given: default if given is None else given)
+
+
+class Trainer(Settings):
+    """Arguments of Lightning's Trainer, by Lightning's names, and of litlab.engine.
+
+    Those that are not named here are Lightning's own, with its values and defaults.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    accelerator: Annotated[
+        Literal["auto", "cpu", "gpu", "mps"], BeforeValidator(lambda given: "gpu" if given == "cuda" else given)
+    ]
     """Kind of device; auto takes a GPU where there is one."""
-    devices: Literal[-1] | PositiveInt | Annotated[list[NonNegativeInt], Field(min_length=1)]
-    """How many train together, each with a process of its own; -1 for all GPUs, [i, …] for those with these indices."""
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
-    """Number format of the computation, weights stay in 32 bits; auto may take bf16-mixed for convolutions on a CPU."""
+    devices: Annotated[Devices, BeforeValidator(_devices)]
+    """How many train together, each with its own process; -1 for all GPUs, [i, …] for those, auto for all or the CPU."""
+    precision: Annotated[Precision, BeforeValidator(_full_precision), _or_default("auto")]
+    """Number format of the computation; auto is 32-true, or bf16-mixed for convolutions on a CPU that is made for it."""
     steps_per_execution: PositiveInt
     """Steps at a time, unless a callback or module wants each; above 1, a GPU captures a step as a CUDA graph."""
-    max_epochs: Literal[-1] | PositiveInt
+    max_epochs: Annotated[Literal[-1] | PositiveInt, _or_default(-1)]
     """Passes over the training data; -1 for no limit."""
     max_steps: Literal[-1] | PositiveInt
     """Optimizer steps after which training ends in any case; -1 for no limit."""
-    max_time: Duration | None
+    max_time: Annotated[Duration | None, BeforeValidator(_in_words)]
     """Time after which training ends in any case, as DD:HH:MM:SS."""
-    limit_train_batches: PositiveInt | PositiveFraction
+    limit_train_batches: Annotated[PositiveInt | PositiveFraction, _or_default(1.0)]
     """Batches (int) or share (float) of an epoch's training data to use."""
-    limit_val_batches: NonNegativeInt | Fraction
+    limit_val_batches: Annotated[NonNegativeInt | Fraction, _or_default(1.0)]
     """Batches (int) or share (float) of the validation data to use."""
-    limit_test_batches: PositiveInt | PositiveFraction
+    limit_test_batches: Annotated[PositiveInt | PositiveFraction, _or_default(1.0)]
     """Batches (int) or share (float) of the test data to use."""
-    val_check_interval: PositiveInt | PositiveFraction
+    val_check_interval: Annotated[PositiveInt | PositiveFraction, _or_default(1.0)]
     """Steps (int) or share of an epoch (float) between validations."""
     check_val_every_n_epoch: PositiveInt | None
     """Epochs between validations; null counts the steps of val_check_interval over the ends of epochs."""
-    num_sanity_val_steps: Literal[-1] | NonNegativeInt
+    num_sanity_val_steps: Annotated[Literal[-1] | NonNegativeInt, _or_default(2)]
     """Validation batches run before training starts, so that an error there shows at once."""
-    log_every_n_steps: PositiveInt
+    log_every_n_steps: Annotated[PositiveInt, _or_default(50)]
     """Steps between two points of a curve."""
-    gradient_clip_val: PositiveFloat | None
+    gradient_clip_val: Annotated[PositiveFloat | None, BeforeValidator(lambda given: given or None)]
     """Largest norm or value of the gradient; null does not clip."""
-    gradient_clip_algorithm: Literal["norm", "value"]
+    gradient_clip_algorithm: Annotated[Literal["norm", "value"], _or_default("norm")]
     """What gradient_clip_val limits."""
     accumulate_grad_batches: PositiveInt
     """Batches whose gradients are added up for one optimizer step."""
-    deterministic: bool | Literal["warn"]
+    deterministic: Annotated[bool | Literal["warn"], _or_default(False)]
     """Whether only deterministic algorithms may run; the CPU needs no such rule."""
     detect_anomaly: bool
     """Whether autograd looks for the operation that made a NaN; slow."""
     on_nan: Literal["stop", "skip"]
     """What a loss that is no number does: stop the training, or drop the batch."""
-    profiler: Literal["simple", "advanced"] | None
+    profiler: Literal["simple", "advanced", "pytorch"] | Component | None
     """Lightning profiler whose report is written into the run's folder when training ends."""
+
+    @property
+    def others(self) -> dict[str, Any]:
+        """The arguments that are not named above."""
+        return dict(self.model_extra or {})
 
     @cross_check(mode="after")
     def _devices_are_there(self) -> Self:

@@ -4,11 +4,16 @@ import ast
 import importlib
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import Any, Literal, Union, cast
 
+from pydantic import Field, create_model
+
+from litlab.config.schema import Settings
 from litlab.errors import UserError
 from litlab.project import SOURCE, own_packages
 
@@ -19,8 +24,32 @@ NO_ARGUMENTS = cast("ast.FunctionDef", ast.parse("def __init__(self): ...").body
 """The constructor of a class that neither has nor inherits one."""
 
 
-def accepted_arguments(target: str) -> frozenset[str] | None:
-    """Names that a function or a class's constructor takes, read from the source; None where any name may be right.
+@dataclass(frozen=True)
+class Signature:
+    """What a class's constructor or a function takes.
+
+    Attributes:
+        types: the type of each argument, in order, as far as it is simple; Any where only the framework knows it.
+        required: the arguments that have no default.
+        positional: how many of the arguments can be given without their names.
+    """
+
+    types: Mapping[str, Any]
+    required: frozenset[str]
+    positional: int
+
+    def schema(self, names: Collection[str]) -> type[Settings]:
+        """Return a schema of the arguments with these names."""
+        fields = {f"argument_{name}": (self.types[name] | None, Field(None, alias=name)) for name in names}
+        return create_model("Arguments", __base__=Settings, **cast("dict[str, Any]", fields))
+
+
+def signature_of(target: str, through_decorators: bool = False) -> Signature | None:
+    """Read what a class or function takes; None where any argument may be right.
+
+    Args:
+        target: its name.
+        through_decorators: whether a decorator is known to leave the arguments as they are.
 
     Raises:
         UserError: there is no such class or function.
@@ -31,11 +60,54 @@ def accepted_arguments(target: str) -> frozenset[str] | None:
         found, first = _constructor(module, name), 1
     else:
         first = 0
-    # What a decorator makes of a function may take other arguments.
-    if found is None or found.args.kwarg or found.decorator_list:
+    if found is None or found.args.kwarg or found.args.vararg or (found.decorator_list and not through_decorators):
         return None
-    taken = [*found.args.posonlyargs, *found.args.args][first:] + found.args.kwonlyargs
-    return frozenset(argument.arg for argument in taken)
+    positional, named = [*found.args.posonlyargs, *found.args.args], found.args.kwonlyargs
+    defaults = [None] * (len(positional) - len(found.args.defaults)) + [*found.args.defaults, *found.args.kw_defaults]
+    with_defaults = list(zip([*positional, *named], defaults, strict=True))[first:]
+    return Signature(
+        {argument.arg: _type(argument.annotation) for argument, _ in with_defaults},
+        frozenset(argument.arg for argument, default in with_defaults if default is None),
+        len(positional) - first,
+    )
+
+
+SIMPLE: Mapping[str, Any] = {
+    "bool": bool, "float": float, "int": int, "str": str, "None": None,
+    **dict.fromkeys(("list", "tuple", "List", "Tuple", "Sequence", "Iterable"), list),
+    **dict.fromkeys(("dict", "Dict", "Mapping"), dict),
+}  # fmt: skip
+"""Types that a value of a config can have, by their names in annotations."""
+
+
+def _type(annotation: ast.expr | None) -> Any:
+    """Return the type that an annotation names, if it is simple or a union of simple ones; else Any."""
+    match annotation:
+        case ast.Name(name):
+            return SIMPLE.get(name, Any)
+        case ast.Constant(None):
+            return None
+        case ast.Constant(str(text)):
+            with suppress(SyntaxError):
+                return _type(ast.parse(text, mode="eval").body)
+        case ast.BinOp(left, ast.BitOr(), right):
+            return _union([left, right])
+        case ast.Subscript(ast.Name("Optional"), inner):
+            return _union([inner, ast.Constant(None)])
+        case ast.Subscript(ast.Name("Union"), ast.Tuple(inners)):
+            return _union(inners)
+        case ast.Subscript(ast.Name("Literal"), inner):
+            with suppress(ValueError):
+                values = ast.literal_eval(inner)
+                return Literal[values]
+        case ast.Subscript(ast.Name(name), _):
+            return SIMPLE.get(name, Any)
+    return Any
+
+
+def _union(parts: Sequence[ast.expr]) -> Any:
+    types = [_type(part) for part in parts]
+    return Any if Any in types else Union[tuple(types)]  # noqa: UP007 (of as many as there are)
 
 
 def _constructor(module: str, name: str) -> ast.FunctionDef | None:

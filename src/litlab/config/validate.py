@@ -9,12 +9,33 @@ from pydantic import ValidationError
 
 from litlab.config.component_schema import LRSchedulerConfig
 from litlab.config.components import schema_of
-from litlab.config.schema import Settings
-from litlab.config.signatures import accepted_arguments
+from litlab.config.schema import Settings, Trainer
+from litlab.config.signatures import Signature, signature_of
 from litlab.errors import UserError
 from litlab.messages import as_override, one_line, unknown_argument, unknown_key
 
 ConfigT = TypeVar("ConfigT", bound=Settings)
+
+INSTRUCTIONS = ("_partial_", "_args_", "_recursive_", "_convert_")
+"""Keys of a component that say how it is built, as in Hydra."""
+
+GIVEN = {
+    "optimizer": {"params"},
+    "scheduler": {"optimizer", "total_steps", "T_max", "total_iters", "num_training_steps"},
+    "model": {"optimizer", "scheduler", "augment"},
+    "logger": {"save_dir"},
+}
+"""What the lab gives to the component of a slot, and to those in it."""
+
+TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
+
+ANSWERED = {
+    "callbacks": "choose callbacks by callbacks=NAME, or add one by callbacks.NAME._target_=CLASS",
+    "default_root_dir": "a run's folder is hydra.run.dir, and paths.logs holds them all; leave it out",
+    "barebones": "take logger=none views=none trainer.enable_progress_bar=false trainer.enable_checkpointing=false",
+    "model_registry": "belongs to Lightning's own cloud; leave it out",
+}
+"""Arguments of Lightning's Trainer that the lab has a way of its own for."""
 
 MOST_PROBLEMS = 20
 """How many problems are told at once."""
@@ -49,6 +70,7 @@ def _refuse(problems: Iterable[str]) -> None:
 
 
 def _problems_of_components(values: dict[str, Any]) -> Iterator[str]:
+    yield from _trainer_problems(values, values.get("trainer"))
     for place, component in components(values):
         yield from _component_problems(values, component, place)
 
@@ -110,17 +132,45 @@ def _component_problems(root: Mapping[str, Any], component: dict[str, Any], plac
         when = {key: settings.pop(key) for key in LRSchedulerConfig.model_fields.keys() & settings.keys()}
         if problems := list(_problems(root, LRSchedulerConfig, when, place)):
             return problems
+    is_partial, positional = settings.get("_partial_"), settings.get("_args_") or []
+    settings = {key: value for key, value in settings.items() if key not in INSTRUCTIONS}
     try:
         schema = schema_of(str(target))
-        if schema:
+        if schema and not (is_partial or positional):
             return list(_problems(root, schema, settings, place))
-        accepted = accepted_arguments(str(target))
+        signature = signature_of(str(target))
     except UserError as error:
         return [f"{'.'.join([*place, '_target_'])}={target}: {error}"]
-    if accepted is None:
+    if signature is None:
         return []
+    missing = signature.required - {*settings, *list(signature.types)[: len(positional)]} - GIVEN.get(place[0], set())
     return [
-        unknown_argument(".".join(place), key, as_override(value), str(target), sorted(accepted))
-        for key, value in settings.items()
-        if key not in accepted
+        *_argument_problems(root, signature, str(target), settings, place),
+        *(f"{'.'.join([*place, name])}: is missing; {target} needs it" for name in sorted(missing) if not is_partial),
     ]
+
+
+def _argument_problems(
+    root: Mapping[str, Any], signature: Signature, target: str, settings: Mapping[str, Any], place: tuple[str, ...]
+) -> Iterator[str]:
+    """What a signature has against names and types of arguments; what a nested node gives is known once it is built."""
+    for key in settings.keys() - signature.types.keys():
+        yield unknown_argument(".".join(place), key, as_override(settings[key]), target, sorted(signature.types))
+    plain = {
+        key: value
+        for key, value in settings.items()
+        if key in signature.types and not (isinstance(value, Mapping) and "_target_" in value)
+    }
+    yield from _problems(root, signature.schema(plain.keys()), plain, place)
+
+
+def _trainer_problems(root: Mapping[str, Any], settings: Any) -> Iterator[str]:
+    """What Lightning's Trainer has against arguments that the lab's schema leaves to it."""
+    signature = signature_of(TRAINER, through_decorators=True)
+    if signature is None or not isinstance(settings, Mapping):
+        return
+    others = {key: value for key, value in settings.items() if key not in Trainer.model_fields}
+    yield from _argument_problems(root, signature, TRAINER, others, ("trainer",))
+    for key, hint in ANSWERED.items():
+        if others.get(key):
+            yield f"trainer.{key}={as_override(others[key])}: {hint}"

@@ -8,7 +8,7 @@ import torch
 from digits import schema as digits_schema
 from litlab.config import component_schema
 from litlab.config.components import build, schema_of
-from litlab.config.signatures import accepted_arguments
+from litlab.config.signatures import signature_of
 from litlab.errors import UserError
 from litlab.project import CONFIGS, SOURCE, own_packages
 
@@ -16,6 +16,11 @@ from litlab.project import CONFIGS, SOURCE, own_packages
 def test_own_packages_are_those_under_src():
     assert own_packages() == {path.name for path in Path(SOURCE).iterdir() if (path / "__init__.py").exists()}
     assert {"digits", "litlab"} <= own_packages()
+
+
+def accepted_arguments(target):
+    signature = signature_of(target)
+    return signature and set(signature.types)
 
 
 def ask_at_the_door(target):
