@@ -46,7 +46,7 @@ class Classifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, channels, height, width) to logits (N, classes)."""
-        logits: Tensor = self.net(images.to(memory_format=self.memory_format))
+        logits: Tensor = self.net(images.to(self.dtype, memory_format=self.memory_format))
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

@@ -67,6 +67,7 @@ class Checkpoints(Checkpoint):
 
     Attributes:
         begun: whether the training has begun, all that a checkpoint held being in its place.
+        saves: whether there are checkpoints at all, unless trainer.enable_checkpointing=false.
     """
 
     def __init__(self, run: Run, config: schema.Train, metrics: StepMetrics) -> None:
@@ -76,6 +77,7 @@ class Checkpoints(Checkpoint):
         self.schedule = {"": config.scheduler, **config.trainer.model_dump(include={"max_epochs", "max_steps"})}
         self.metrics = metrics
         self.monitor = self.settings.monitor
+        self.saves = config.trainer.others.get("enable_checkpointing") is not False
         self.begun = False
         self.best: float | None = None
         self.saved_step, self._saved_at = 0, time.monotonic()
@@ -271,7 +273,8 @@ class Checkpoints(Checkpoint):
         self._newest = numbers(trainer)
         rewindable = [logger for logger in trainer.loggers if isinstance(logger, Rewindable)] if is_rank_zero() else []
         self._positions = {place_of(logger, self.run.folder): logger.position() for logger in rewindable}
-        trainer.save_checkpoint(self._file(name), weights_only=False)
+        if self.saves:
+            trainer.save_checkpoint(self._file(name), weights_only=False)
 
 
 def place_of(logger: Rewindable, folder: Path) -> str:

@@ -98,7 +98,7 @@ def run(request: TrainRequest) -> None:
     if not isinstance(request.launcher, Basic):
         run_single(Job(folder, 0, request.overrides, changed=changed), request.launcher)
         return
-    if settings.trainer.devices not in (1, -1):
+    if settings.trainer.devices not in (1, -1, "auto"):
         processes.fork_server()  # imports torch, too, while this process does
     from litlab.training.train import train
 

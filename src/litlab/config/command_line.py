@@ -19,8 +19,8 @@ OF_A_SWEEP = re.compile(
 )
 """Hydra's settings that count with -m."""
 
-OF_A_NEW_NODE = re.compile(r"(?=(scheduler|augment)(\.\w|=\{)|(callbacks|views|logger)\.\w+=\{)")
-"""The beginning of what sets a component that the config need not have yet; Hydra would ask for a `+`."""
+OF_A_NEW_NODE = re.compile(r"(?=(scheduler|augment)(\.\w|=\{)|(callbacks|views|logger)\.\w+=\{|trainer\.\w+=)")
+"""The beginning of what sets a key that the config need not have yet; Hydra would ask for a `+`."""
 
 EXPERIMENT_FILE = re.compile(r"experiment=(?P<configs>(.*/)?)experiment/(?P<name>[^/]+)\.yaml")
 ANY_FILE = re.compile(r"experiment=.*\.yaml")
@@ -50,7 +50,8 @@ def _refuse(message: str) -> NoReturn:
 def of_train(arguments: Sequence[str]) -> list[str]:
     """`resume=X` is short for `resume.run=X`; an experiment may be a file in any folder of that name.
 
-    What sets a component where there may be none, such as `scheduler._target_=…`, needs no `+`.
+    What sets a component where there may be none, such as `scheduler._target_=…`, and arguments of the Trainer need no
+    `+`.
 
     Raises:
         UserError: a file is in another folder, where Hydra does not look for it, or was made elsewhere; or a setting of
@@ -58,6 +59,7 @@ def of_train(arguments: Sequence[str]) -> list[str]:
     """
     _refuse_without_effect(arguments)
     understood, options = [], []
+    nodes = [text.partition("._target_=")[0] for text in arguments if "._target_=" in text]  # whose other keys are new
     for text in arguments:
         if match := EXPERIMENT_FILE.fullmatch(text):
             folder = Path(match["configs"] or ".").expanduser().absolute()
@@ -68,7 +70,8 @@ def of_train(arguments: Sequence[str]) -> list[str]:
         elif ANY_FILE.fullmatch(text):
             raise UserError(f"{text}: the file needs to be in a folder named experiment")
         else:
-            understood.append(re.sub(r"^resume=", "resume.run=", f"++{text}" if OF_A_NEW_NODE.match(text) else text))
+            is_new = OF_A_NEW_NODE.match(text) or text.startswith(tuple(f"{node}." for node in nodes))
+            understood.append(re.sub(r"^resume=", "resume.run=", f"++{text}" if is_new else text))
     return [*options, *understood]
 
 

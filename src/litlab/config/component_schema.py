@@ -92,3 +92,5 @@ class Cosine(Settings):
 
     final_lr: NonNegativeFloat
     """Learning rate of the last step."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the steps in which the learning rate rises first."""

@@ -6,6 +6,8 @@ import inspect
 import pkgutil
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
@@ -40,26 +42,32 @@ def schema_of(target: str) -> type[schema.Settings] | None:
     return found if isinstance(found, type) and issubclass(found, schema.Settings) else None
 
 
-def build(node: Mapping[str, Any], *args: Any, key: str = "", **kwargs: Any) -> Any:
+def build(node: Mapping[str, Any], *args: Any, key: str = "", kind: type | None = None, **kwargs: Any) -> Any:
     """Call the class or function that `node` names with the node's own arguments and the given ones.
 
-    Nested nodes are built first.
+    Nested nodes are built first. `_partial_`, `_args_` and `_recursive_` mean what they mean in Hydra.
 
     Args:
         node: the component.
         args: arguments that come first.
         key: where the node stands in the config, for messages.
+        kind: what it is to be; None for anything.
         kwargs: further arguments; they count where the node has the same.
 
     Raises:
-        UserError: there is no such class or function, it does not take these arguments, or it refuses their values.
-            An error in a line of the user's own package is raised as it is.
+        UserError: there is no such class or function, it does not take these arguments, it refuses their values, or it
+            gives something of another kind. An error in a line of the user's own package is raised as it is.
     """
-    target = str(node["_target_"])
+    target, is_partial = str(node["_target_"]), node.get("_partial_", False)
     found = import_target(target, key)
-    settings = {name: _build_nested(value, f"{key}.{name}".lstrip(".")) for name, value in node.items()}
-    settings = {name: value for name, value in settings.items() if name != "_target_"} | kwargs
+    nested = _build_nested if node.get("_recursive_", True) else lambda value, _: value
+    settings = {name: nested(value, f"{key}.{name}".lstrip(".")) for name, value in node.items()}
+    args = (*args, *settings.get("_args_", ()))
+    settings = {name: value for name, value in settings.items() if name not in INSTRUCTIONS} | kwargs
+    _require_kinds(found, {name: settings[name] for name in settings.keys() & node.keys()}, node, key)
     name = f"{key}: {target}" if key else target
+    if is_partial:
+        return partial(found, *args, **settings)
     try:
         inspect.signature(found).bind(*args, **settings)
     except ValueError:
@@ -67,13 +75,35 @@ def build(node: Mapping[str, Any], *args: Any, key: str = "", **kwargs: Any) -> 
     except TypeError as error:
         raise UserError(f"{name} cannot be built from {', '.join(settings) or 'no settings'}: {error}") from error
     try:
-        return found(*args, **settings)
+        built = found(*args, **settings)
     except UserError:
         raise
     except Exception as error:
         if _is_users(error):
             raise
         raise UserError(f"{name} cannot be built: {first_lines(error)}") from error
+    _require_kind(built, kind, target, key)
+    return built
+
+
+def _require_kinds(found: Callable[..., Any], settings: Mapping[str, Any], node: Mapping[str, Any], key: str) -> None:
+    """Refuse what a nested node gives if the argument is annotated with a class that it is no instance of."""
+    for name, value in settings.items():
+        inner = node[name]
+        if isinstance(inner, Mapping) and "_target_" in inner and not inner.get("_partial_"):
+            annotation = parameters(found)[name].annotation if name in parameters(found) else None
+            kind = annotation if isinstance(annotation, type) and annotation is not inspect.Parameter.empty else None
+            _require_kind(value, kind, str(inner["_target_"]), f"{key}.{name}".lstrip("."))
+
+
+def _require_kind(built: Any, kind: type | None, target: str, key: str) -> None:
+    with suppress(TypeError):  # of a protocol that cannot be asked
+        if kind is not None and not isinstance(built, kind):
+            raise UserError(f"{key}: {target} gives a {type(built).__name__}, not a {kind.__name__}")
+
+
+INSTRUCTIONS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
+"""Keys of a component that say how it is built, as in Hydra."""
 
 
 def import_target(target: str, key: str = "") -> Callable[..., Any]:

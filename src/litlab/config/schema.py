@@ -161,9 +161,9 @@ class Trainer(Settings):
     ]
     """Kind of device; auto takes a GPU where there is one."""
     devices: Annotated[Devices, BeforeValidator(_devices)]
-    """How many train together, each with its own process; -1 for all GPUs, [i, …] for those, auto for all or the CPU."""
+    """How many train together, each in a process; -1 for all GPUs, [i, …] for those, auto for all GPUs or one CPU."""
     precision: Annotated[Precision, BeforeValidator(_full_precision), _or_default("auto")]
-    """Number format of the computation; auto is 32-true, or bf16-mixed for convolutions on a CPU that is made for it."""
+    """Number format of the computation; auto is 32-true, or bf16-mixed for convolutions on a CPU made for it."""
     steps_per_execution: PositiveInt
     """Steps at a time, unless a callback or module wants each; above 1, a GPU captures a step as a CUDA graph."""
     max_epochs: Annotated[Literal[-1] | PositiveInt, _or_default(-1)]
@@ -178,8 +178,10 @@ class Trainer(Settings):
     """Batches (int) or share (float) of the validation data to use."""
     limit_test_batches: Annotated[PositiveInt | PositiveFraction, _or_default(1.0)]
     """Batches (int) or share (float) of the test data to use."""
-    val_check_interval: Annotated[PositiveInt | PositiveFraction, _or_default(1.0)]
-    """Steps (int) or share of an epoch (float) between validations."""
+    val_check_interval: Annotated[
+        PositiveInt | PositiveFraction | Duration, BeforeValidator(_in_words), _or_default(1.0)
+    ]
+    """Steps (int), share of an epoch (float) or time (DD:HH:MM:SS) between validations."""
     check_val_every_n_epoch: PositiveInt | None
     """Epochs between validations; null counts the steps of val_check_interval over the ends of epochs."""
     num_sanity_val_steps: Annotated[Literal[-1] | NonNegativeInt, _or_default(2)]

@@ -8,16 +8,13 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from litlab.config.component_schema import LRSchedulerConfig
-from litlab.config.components import schema_of
+from litlab.config.components import INSTRUCTIONS, schema_of
 from litlab.config.schema import Settings, Trainer
 from litlab.config.signatures import Signature, signature_of
 from litlab.errors import UserError
 from litlab.messages import as_override, one_line, unknown_argument, unknown_key
 
 ConfigT = TypeVar("ConfigT", bound=Settings)
-
-INSTRUCTIONS = ("_partial_", "_args_", "_recursive_", "_convert_")
-"""Keys of a component that say how it is built, as in Hydra."""
 
 GIVEN = {
     "optimizer": {"params"},
@@ -31,6 +28,7 @@ TRAINER = "lightning.pytorch.trainer.trainer.Trainer"
 
 ANSWERED = {
     "callbacks": "choose callbacks by callbacks=NAME, or add one by callbacks.NAME._target_=CLASS",
+    "logger": "choose loggers by logger=NAME, or add one by logger.NAME._target_=CLASS",
     "default_root_dir": "a run's folder is hydra.run.dir, and paths.logs holds them all; leave it out",
     "barebones": "take logger=none views=none trainer.enable_progress_bar=false trainer.enable_checkpointing=false",
     "model_registry": "belongs to Lightning's own cloud; leave it out",
@@ -143,11 +141,10 @@ def _component_problems(root: Mapping[str, Any], component: dict[str, Any], plac
         return [f"{'.'.join([*place, '_target_'])}={target}: {error}"]
     if signature is None:
         return []
+    if problems := list(_argument_problems(root, signature, str(target), settings, place)):
+        return problems
     missing = signature.required - {*settings, *list(signature.types)[: len(positional)]} - GIVEN.get(place[0], set())
-    return [
-        *_argument_problems(root, signature, str(target), settings, place),
-        *(f"{'.'.join([*place, name])}: is missing; {target} needs it" for name in sorted(missing) if not is_partial),
-    ]
+    return [f"{'.'.join([*place, name])}: is missing; {target} needs it" for name in sorted(missing) if not is_partial]
 
 
 def _argument_problems(
@@ -172,5 +169,5 @@ def _trainer_problems(root: Mapping[str, Any], settings: Any) -> Iterator[str]:
     others = {key: value for key, value in settings.items() if key not in Trainer.model_fields}
     yield from _argument_problems(root, signature, TRAINER, others, ("trainer",))
     for key, hint in ANSWERED.items():
-        if others.get(key):
+        if others.get(key) and not (key == "logger" and others[key] is True):
             yield f"trainer.{key}={as_override(others[key])}: {hint}"

@@ -212,6 +212,8 @@ class ExecutionLoop(_TrainingEpochLoop):
             return hooks
         if self._reads:
             return f"training_step reads {self._reads[0]}"
+        if self.trainer._val_check_time_interval is not None:
+            return "trainer.val_check_interval goes by time"
         if any(config.reduce_on_plateau and config.interval == "step" for config in self.trainer.lr_scheduler_configs):
             return "the schedule looks at a metric at each step"
         return None

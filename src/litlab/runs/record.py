@@ -116,7 +116,7 @@ class Record(Part):
     settings: dict[str, Any] = {}
     """Of a training: its config, with all that it refers to."""
     device: str | None = None
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] | None = None
+    precision: str | None = None
     """Number format of the computation, by Lightning's name."""
     training_seconds: float | None = None
     """From the first step to the last, without validation and test."""

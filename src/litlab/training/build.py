@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ProgressBar, Timer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.profilers import AdvancedProfiler, SimpleProfiler
+from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+from lightning.pytorch.strategies import Strategy
+from torch import nn
+from torch.optim import Optimizer
 
 from litlab.callbacks.checkpoints import Checkpoints
 from litlab.callbacks.class_accuracy import ClassAccuracy
@@ -44,14 +48,42 @@ from litlab.training.errors import damaged_checkpoint_refused, lightning_refusal
 
 log = logging.getLogger(__name__)
 
-PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
+OBEYED_ELSEWHERE = {
+    *("callbacks", "default_root_dir", "enable_checkpointing", "enable_model_summary", "enable_progress_bar"),
+    *("fast_dev_run", "logger", "num_nodes", "plugins", "strategy"),
+}
+"""Arguments of Lightning's Trainer that are not handed on as they are."""
+
+PROFILERS = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 
 
 def processes_here(config: schema.Trainer) -> int:
     """How many processes train together on this machine, if nobody has started them: one a device."""
     if isinstance(config.devices, list):
         return len(config.devices)
-    return config.devices if config.devices > 0 else max(1, torch.cuda.device_count())
+    if isinstance(config.devices, int) and config.devices > 0:
+        return config.devices
+    return 1 if is_cpu(config.accelerator) else max(1, torch.cuda.device_count())
+
+
+def with_trainers_shortcuts(settings: schema.Train) -> schema.Train:
+    """Spell out what the Trainer's `fast_dev_run`, `overfit_batches` and `logger` mean for the other settings."""
+    others, changes = settings.trainer.others, dict[str, Any]()
+    if others.get("logger") is False:
+        changes = {"logger": {}}
+    if (overfitted := others.get("overfit_batches")) and "shuffle" in settings.data:
+        limits = {"limit_train_batches": overfitted, "limit_val_batches": overfitted, "overfit_batches": 0.0}
+        changes |= {
+            "trainer": settings.trainer.model_copy(update=limits),
+            "data": settings.data | {"shuffle": False},  # the same batches in each epoch
+        }
+    if batches := int(others.get("fast_dev_run", 0)):
+        limited = ("max_steps", "limit_train_batches", "limit_val_batches", "limit_test_batches")
+        once = {"max_epochs": 1, "num_sanity_val_steps": 0, "val_check_interval": 1.0, "check_val_every_n_epoch": 1}
+        trainer = settings.trainer.model_copy(update=dict.fromkeys(limited, batches) | once)
+        changes = {"logger": {}, "views": {}, "trainer": trainer}
+        log.info("trainer.fast_dev_run: %d batches of training, validation and test; no loggers, no views", batches)
+    return settings.model_copy(update=changes)
 
 
 # Which devices there are and what each default means; set here because Lightning sets its own level when imported.
@@ -91,17 +123,19 @@ class Training:
 
 def build_training(settings: schema.Train, run: Run, callbacks: Sequence[Callback] = ()) -> Training:
     """Build the data, the module and the Trainer with all that a run has; `callbacks` come behind all others."""
-    data: LightningDataModule = build(settings.data, key="data")
+    told, settings = settings, with_trainers_shortcuts(settings)
+    data: LightningDataModule = build(settings.data, key="data", kind=LightningDataModule)
     module = build_module(settings)
     metrics = StepMetrics(settings.trainer.on_nan == "skip")  # the first, so that the others find what it gathers
     throughput, checkpoints, overview = Throughput(), Checkpoints(run, settings, metrics), Overview(run)
     named: dict[str, Callback] = {
-        f"callbacks.{name}": build(node, key=f"callbacks.{name}") for name, node in settings.callbacks.items()
+        f"callbacks.{name}": build(node, key=f"callbacks.{name}", kind=Callback)
+        for name, node in settings.callbacks.items()
     }
     _refuse_tuners(named)
-    views = {f"views.{name}": build(node, key=f"views.{name}") for name, node in settings.views.items()}
+    views = {f"views.{name}": build(node, key=f"views.{name}", kind=Callback) for name, node in settings.views.items()}
     named |= {key: guarded(key, view) for key, view in views.items()}
-    of_first_process = [RecordRun(run, throughput, metrics, named), overview, progress()] if is_rank_zero() else []
+    of_first_process = [RecordRun(run, throughput, metrics, named), overview] if is_rank_zero() else []
     own = [
         FirstBatch(settings.data, settings.model),
         throughput,
@@ -111,6 +145,8 @@ def build_training(settings: schema.Train, run: Run, callbacks: Sequence[Callbac
         *of_first_process,
         checkpoints,
     ]
+    if is_rank_zero() and settings.trainer.others.get("enable_progress_bar") is not False:
+        own.append(progress())
     if settings.trainer.precision == "auto" and run.record.precision is None:
         run.record.precision, reason = broadcast_from_rank_zero(
             lambda: best_precision(settings.trainer.accelerator, module)
@@ -119,7 +155,10 @@ def build_training(settings: schema.Train, run: Run, callbacks: Sequence[Callbac
     trainer = make_trainer(
         settings.trainer,
         callbacks=[metrics, *named.values(), *own],
-        logger=[build(node, key=f"logger.{name}", save_dir=run.folder) for name, node in settings.logger.items()],
+        logger=[
+            build(node, key=f"logger.{name}", kind=Logger, save_dir=run.folder)
+            for name, node in settings.logger.items()
+        ],
         folder=run.folder,
         precision=run.record.precision,
     )
@@ -128,7 +167,7 @@ def build_training(settings: schema.Train, run: Run, callbacks: Sequence[Callbac
         named["trainer.max_time"] = next(one for one in trainer.callbacks if isinstance(one, Timer))  # type: ignore[attr-defined]
     execute_steps(trainer, settings.trainer.steps_per_execution, metrics, checkpoints)
     note_device(run, trainer)
-    run.record.settings = settings.model_dump()
+    run.record.settings = told.model_dump()
     return Training(data, module, trainer, checkpoints, overview, named)
 
 
@@ -157,13 +196,13 @@ def build_module(config: schema.Train) -> LightningModule:
     found = import_target(target, "model")
     parts: dict[str, Any] = {}
     if config.optimizer:
-        parts["optimizer"] = partial(build, config.optimizer, key="optimizer")
+        parts["optimizer"] = partial(build, config.optimizer, key="optimizer", kind=Optimizer)
     elif (argument := parameters(found).get("optimizer")) and argument.default is argument.empty:
         raise UserError(f"optimizer=none: {target} takes one; choose it, such as optimizer=adam")
     if config.scheduler:
         parts["scheduler"] = ScheduleFactory(config.scheduler, config.checkpoint)
     if config.augment:
-        parts["augment"] = on_each_image(build(config.augment, key="augment"))
+        parts["augment"] = on_each_image(build(config.augment, key="augment", kind=nn.Module))
     for name in [name for name in parts if not takes(found, name)]:
         del parts[name]
         if name != "optimizer":
@@ -189,35 +228,58 @@ def make_trainer(
     Raises:
         UserError: Lightning refuses these settings, or would silently compute in another number format.
     """
-    settings = config.model_dump(exclude={"steps_per_execution", "on_nan"})
-    if current_rank().world_size > 1:
-        settings |= {"strategy": ExactDDP(), "num_nodes": current_rank().world_size // current_rank().local_world_size}
-        if not isinstance(config.devices, list):
-            settings["devices"] = current_rank().local_world_size
+    others, rank = config.others, current_rank()
+    settings = config.model_dump(exclude={"steps_per_execution", "on_nan", *OBEYED_ELSEWHERE})
+    machines = rank.world_size // rank.local_world_size
+    if others.get("num_nodes", machines) != machines:
+        raise UserError(f"trainer.num_nodes={others['num_nodes']}: torchrun or srun say how many machines there are")
+    if rank.world_size > 1 and not isinstance(config.devices, list):
+        settings["devices"] = rank.local_world_size
     if config.precision == "auto":
         settings["precision"] = precision or "32-true"
     if settings["precision"] == "16-mixed" and is_cpu(config.accelerator):  # Lightning would take bf16-mixed
         raise UserError("trainer.precision=16-mixed: is for GPUs, and this is a CPU; set bf16-mixed, 32-true or auto")
-    if config.profiler and is_rank_zero():
+    if isinstance(config.profiler, dict):
+        settings["profiler"] = build(config.profiler, key="trainer.profiler", kind=Profiler)
+    elif config.profiler and is_rank_zero():
         settings["profiler"] = PROFILERS[config.profiler](dirpath=folder, filename="profile")
     with lightning_refusals_explained(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="GPU available but not used")  # as trainer=cpu says
         trainer = StoppableTrainer(
             **settings,
+            strategy=_strategy(others.get("strategy") or "auto"),
+            num_nodes=machines,
             callbacks=callbacks,
             logger=logger,
-            plugins=[AtomicCheckpointIO(folder), LightningEnvironment()]
-            if current_rank().world_size == 1
-            else AtomicCheckpointIO(folder),
+            plugins=[*_plugins(others.get("plugins")), AtomicCheckpointIO(folder)],
             default_root_dir=folder,
-            enable_model_summary=False,
+            enable_model_summary=bool(others.get("enable_model_summary")),
             enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         )
-    if (
-        current_rank().world_size > 1
-    ):  # Lightning's handler of SIGTERM waits for the other processes, wherever this one is
+    if rank.world_size > 1:  # Lightning's handler of SIGTERM waits for the other processes, wherever this one is
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer
+
+
+def _strategy(asked: str | dict[str, Any]) -> str | Strategy:
+    """Return the lab's own strategy for several processes, or what was asked for instead."""
+    if isinstance(asked, dict):
+        strategy: str | Strategy = build(asked, key="trainer.strategy", kind=Strategy)
+    elif asked == "auto" or asked.startswith("ddp"):
+        return ExactDDP() if current_rank().world_size > 1 else "auto"
+    else:
+        strategy = asked
+    log.info("trainer.strategy: Lightning's own loop and samplers are used; resuming may not be exact to the bit")
+    return strategy
+
+
+def _plugins(asked: Any) -> list[Any]:
+    """Return Lightning's plugins that were asked for; one process belongs to no cluster, whatever the environment."""
+    nodes = asked if isinstance(asked, list) else [asked] if asked else []
+    built = [build(node, key="trainer.plugins") if isinstance(node, dict) else node for node in nodes]
+    if writing := [type(plugin).__name__ for plugin in built if isinstance(plugin, CheckpointIO)]:
+        raise UserError(f"trainer.plugins: checkpoints are written by the lab alone; leave out {', '.join(writing)}")
+    return built if current_rank().world_size > 1 else [*built, LightningEnvironment()]
 
 
 def settings_elsewhere(config: schema.Trainer, accelerator: str) -> schema.Trainer:
@@ -244,4 +306,4 @@ def note_device(run: Run, trainer: Trainer) -> None:
     if before and device != before:
         log.warning("this run began on %s and goes on on %s: it will not be exact to the bit", before, device)
     run.record.device = device
-    run.record.precision = trainer.precision  # type: ignore[assignment]  # the config allows no others
+    run.record.precision = str(trainer.precision)

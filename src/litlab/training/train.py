@@ -88,7 +88,9 @@ def _train(settings: schema.Train, run: Run, callbacks: Sequence[Callback]) -> N
         with training.errors_explained(checkpoint), noticing_loss(), telling_of_labels():
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
         if not untestable:
-            if is_rank_zero():  # DDP hands its weights to the others
+            if not training.checkpoints.saves:
+                log.info("test: the last weights, since trainer.enable_checkpointing=false keeps none")
+            elif is_rank_zero():  # DDP hands its weights to the others
                 load_weights(module, run.best_checkpoint())
             with noticing_loss():
                 test(run, trainer, module, data)

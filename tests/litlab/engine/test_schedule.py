@@ -107,6 +107,9 @@ def test_schedules_of_the_lab_go_by_their_formulas():
     cosine = rates({"_target_": "litlab.schedulers.Cosine", "final_lr": 0.01})
     formula = [0.01 + 0.5 * (RATE - 0.01) * (1 + math.cos(math.pi * step / TOTAL)) for step in range(TOTAL)]
     assert cosine == pytest.approx(formula, rel=1e-12)
+    rising = rates({"_target_": "litlab.schedulers.Cosine", "final_lr": 0.01, "warmup": 0.2})
+    falling = [0.01 + 0.5 * (RATE - 0.01) * (1 + math.cos(math.pi * step / (TOTAL - 4))) for step in range(TOTAL - 4)]
+    assert rising == pytest.approx([RATE * share for share in (0.2, 0.4, 0.6, 0.8)] + falling, rel=1e-12)
     onecycle = rates({"_target_": "litlab.schedulers.OneCycle", "warmup": 0.25})
     assert max(onecycle) == onecycle[4] == RATE
     assert onecycle[0] == pytest.approx(RATE / 25)
@@ -127,9 +130,9 @@ def test_a_plateau_says_what_it_lacks():
 
 
 @pytest.mark.usefixtures("mnist_dir")
-@pytest.mark.parametrize("schedule", ["cosine", "onecycle"])
+@pytest.mark.parametrize("schedule", ["cosine scheduler.warmup=0.3", "onecycle", "linear"])
 def test_a_run_that_becomes_longer_has_the_rates_of_the_longer_one(tmp_path, schedule):
-    arguments = [*SHORT, f"scheduler={schedule}", "logger=csv", "trainer.log_every_n_steps=1"]
+    arguments = [*SHORT, *f"scheduler={schedule}".split(), "logger=csv", "trainer.log_every_n_steps=1"]
 
     def curve(name):
         rows = (tmp_path / name / "csv" / "metrics.csv").read_text().splitlines()
