@@ -6,7 +6,8 @@ from torch.nn.functional import cross_entropy
 from digits.classifier import Classifier
 from digits.convnet import ConvNet
 from litlab.config.components import build
-from litlab.training.build import build_module, make_trainer
+from litlab.training.build import build_module
+from litlab.training.trainer import make_trainer
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log:UserWarning")  # the step is called without a Trainer

@@ -11,9 +11,9 @@ from litlab.callbacks.shared_metrics import SharedMetrics
 from litlab.config import schema
 from litlab.distributed.hardware import use_all_cores
 from litlab.runs.run import Run
-from litlab.training.build import make_trainer, note_device, settings_elsewhere
 from litlab.training.restore import restored
 from litlab.training.train import test
+from litlab.training.trainer import make_trainer, note_device, settings_elsewhere
 
 log = logging.getLogger(__name__)
 

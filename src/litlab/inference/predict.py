@@ -25,8 +25,8 @@ from litlab.distributed.hardware import cores, use_all_cores
 from litlab.errors import UserError
 from litlab.files import replacing
 from litlab.messages import one_line, visible
-from litlab.training.build import make_trainer, settings_elsewhere
 from litlab.training.restore import restored
+from litlab.training.trainer import make_trainer, settings_elsewhere
 from litlab.views.figures import tiles
 
 BATCH = 256

@@ -19,9 +19,10 @@ from litlab.runs.checkpoint import load_weights, read_resumable
 from litlab.runs.record import Record
 from litlab.runs.run import Run
 from litlab.runs.terminal import ending, opening, tensorboard_command
-from litlab.training.build import build_training, processes_here
+from litlab.training.build import build_training
 from litlab.training.errors import ending_with_hint
 from litlab.training.restore import resume
+from litlab.training.trainer import processes_here
 
 log = logging.getLogger(__name__)
 

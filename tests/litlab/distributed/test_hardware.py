@@ -15,7 +15,7 @@ from litlab.engine.host_copy import HostCopy
 from litlab.engine.logged import LoggedValues, Step
 from litlab.engine.random_state import preserved_random_state, random_state, set_random_state
 from litlab.errors import UserError
-from litlab.training.build import make_trainer, settings_elsewhere
+from litlab.training.trainer import make_trainer, settings_elsewhere
 
 
 @pytest.mark.parametrize(

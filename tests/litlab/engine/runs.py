@@ -14,7 +14,8 @@ from digits.classifier import Classifier
 from litlab.config.components import build
 from litlab.engine.metrics import StepMetrics
 from litlab.engine.steps import execute_steps
-from litlab.training.build import build_module, make_trainer
+from litlab.training.build import build_module
+from litlab.training.trainer import make_trainer
 
 STEP = (
     "trainer.accelerator=cpu",

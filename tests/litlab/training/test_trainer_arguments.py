@@ -11,7 +11,7 @@ from lightning.pytorch import Trainer
 
 from litlab.config.command_line import of_train
 from litlab.errors import UserError
-from litlab.training.build import make_trainer
+from litlab.training.trainer import make_trainer
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 
