@@ -71,7 +71,8 @@ def test_the_project_has_the_lab_the_example_and_nothing_else(projects, template
     expected = {
         path.replace("/digits/", "/aardvark/")
         for path in script("new").template()
-        if not path.startswith(("scripts/", "tests/")) or path.startswith("tests/digits/")
+        if not path.startswith(("scripts/", "tests/", "CONTRIBUTING", "CHANGELOG", ".pre-commit"))
+        or path.startswith("tests/digits/")
     }
     others = {"docs/litlab.md", ".litlab.json", "scripts/setup.py", "scripts/train", "scripts/test"}
     assert found.keys() == expected | others | {"tests/conftest.py"}
