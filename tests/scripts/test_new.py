@@ -66,6 +66,10 @@ def files(folder):
 # --- what comes along -------------------------------------------------------------------------------------------------
 
 
+STAYING = ("scripts/", "tests/", "CONTRIBUTING.md", "CHANGELOG.md", ".pre-commit-config.yaml")
+"""What is the template's alone."""
+
+
 def test_the_project_has_the_lab_the_example_and_nothing_else(projects, template):
     found = files(projects / "full")
     expected = {
