@@ -71,6 +71,14 @@ ANSWERED = {
 }
 
 
+SLOW = pytest.mark.slow
+BY_THE_LAB = {
+    *("devices", "enable_checkpointing", "enable_progress_bar", "fast_dev_run", "logger", "max_time", "num_nodes"),
+    *("overfit_batches", "plugins", "precision", "strategy"),
+}
+"""Those of OBEYED that are not simply handed on to Lightning."""
+
+
 def asked(name, value):
     text = str(value).lower() if isinstance(value, bool) else value
     return of_train([*SHORT, "trainer.limit_train_batches=4", f"trainer.{name}={text}"])
@@ -82,7 +90,7 @@ def test_every_argument_is_tried():
 
 
 @pytest.mark.filterwarnings("ignore:Precision bf16-mixed is not supported by the model summary")  # Lightning's own
-@pytest.mark.parametrize("name", OBEYED)
+@pytest.mark.parametrize("name", [name if name in BY_THE_LAB else pytest.param(name, marks=SLOW) for name in OBEYED])
 def test_is_obeyed(tmp_path, name, caplog):
     with caplog.at_level(logging.INFO):
         run = train(settings(*asked(name, OBEYED[name])), tmp_path)
