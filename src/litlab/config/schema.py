@@ -200,6 +200,8 @@ class Trainer(Settings):
     """Whether autograd looks for the operation that made a NaN; slow."""
     on_nan: Literal["stop", "skip"]
     """What a loss that is no number does: stop the training, or drop the batch."""
+    compile: bool | dict[str, Any] = False
+    """Whether torch.compile compiles the module, or with which of its arguments, such as {mode: max-autotune}."""
     profiler: Literal["simple", "advanced", "pytorch"] | Component | None
     """Lightning profiler whose report is written into the run's folder when training ends."""
 

@@ -1,6 +1,8 @@
 """From settings to Lightning's objects: the module and the Trainer with its callbacks and loggers."""
 
 import logging
+import os
+import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,6 +36,7 @@ from litlab.engine.metrics import StepMetrics
 from litlab.engine.schedule import ScheduleFactory
 from litlab.engine.steps import execute_steps
 from litlab.errors import UserError
+from litlab.messages import first_lines
 from litlab.runs.run import Run
 from litlab.training.errors import damaged_checkpoint_refused, lightning_refusals_explained
 from litlab.training.trainer import make_trainer, note_device
@@ -101,6 +104,7 @@ def build_training(settings: schema.Train, run: Run, callbacks: Sequence[Callbac
     told, settings = settings, with_trainers_shortcuts(settings)
     data: LightningDataModule = build(settings.data, key="data", kind=LightningDataModule)
     module = build_module(settings)
+    _compile(module, settings.trainer.compile)
     metrics = StepMetrics(settings.trainer.on_nan == "skip")  # the first, so that the others find what it gathers
     throughput, checkpoints, overview = Throughput(), Checkpoints(run, settings, metrics), Overview(run)
     named: dict[str, Callback] = {
@@ -144,6 +148,22 @@ def build_training(settings: schema.Train, run: Run, callbacks: Sequence[Callbac
     note_device(run, trainer)
     run.record.settings = told.model_dump()
     return Training(data, module, trainer, checkpoints, overview, named)
+
+
+def _compile(module: LightningModule, asked: bool | dict[str, Any]) -> None:
+    """Compile the module in place, so that its weights keep their names.
+
+    Raises:
+        UserError: there is no compiler, or torch.compile does not take these arguments.
+    """
+    if asked is False:
+        return
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++", "cl"))):
+        raise UserError("trainer.compile: needs a C++ compiler; install g++, or set trainer.compile=false")
+    try:
+        module.compile(**(asked if isinstance(asked, dict) else {}))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"trainer.compile={asked}: {first_lines(error)}") from error
 
 
 def _refuse_tuners(callbacks: Mapping[str, Callback]) -> None:

@@ -63,7 +63,7 @@ def make_trainer(
         UserError: Lightning refuses these settings, or would silently compute in another number format.
     """
     others, rank = config.others, current_rank()
-    settings = config.model_dump(exclude={"steps_per_execution", "on_nan", *OBEYED_ELSEWHERE})
+    settings = config.model_dump(exclude={"compile", "on_nan", "steps_per_execution", *OBEYED_ELSEWHERE})
     machines = rank.world_size // rank.local_world_size
     if others.get("num_nodes", machines) != machines:
         raise UserError(f"trainer.num_nodes={others['num_nodes']}: torchrun or srun say how many machines there are")
