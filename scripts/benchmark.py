@@ -124,7 +124,7 @@ def main() -> None:
 
 
 def contenders(task: Task) -> list[Contender]:
-    """Those of a task, the tutorial first; the names of the precisions are Lightning's."""
+    """Return the contenders of a task, the tutorial first; precisions have Lightning's names."""
     best = "bf16-mixed" if task.device.type == "cpu" and has_bf16_instructions() else "32-true"
     found = [
         Contender("the tutorial's loop", lambda: tutorial(task)),
@@ -181,7 +181,7 @@ def bare(task: Task, precision: str) -> float:
 
 
 def bare_graph(task: Task, precision: str) -> float:
-    """The same, as a CUDA graph."""
+    """Train in a bare loop whose step is a CUDA graph."""
     images, labels = decoded(DATA, True, task.device)
     learn = bare_step(task, precision, capturable=True)
     batches = torch.split(torch.randperm(60_000).to(task.device), task.batch_size)

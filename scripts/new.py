@@ -318,7 +318,7 @@ def digest(data: bytes) -> str:
 
 
 def hash_of(file: Path) -> str | None:
-    """The same of a file; None if there is none."""
+    """Return a file's digest; None if there is no such file."""
     return digest(file.read_bytes()) if file.is_file() else None
 
 

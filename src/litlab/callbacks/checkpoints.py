@@ -108,7 +108,7 @@ class Checkpoints(Checkpoint):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The reverse; the loggers were rewound before they were opened."""
+        """Restore the metrics and the best value; the loggers were rewound before they were opened."""
         self.best = state_dict["best"]
         self._newest = {current_name(name): value for name, value in state_dict["newest"].items()}
         self.run.record.metrics = Metrics.model_validate(state_dict["metrics"])
@@ -233,7 +233,7 @@ class Checkpoints(Checkpoint):
         stop.at_once()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Likewise; this one is being dealt with."""
+        """From here on a signal stops at once: this exception ends the training anyway."""
         stop.deferred = stop.shared = False
 
     def _is_due(self, step: int) -> bool:

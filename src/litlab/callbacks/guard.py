@@ -28,7 +28,7 @@ COLLECTIVE = tuple(f"on_{stage}_end" for stage in ("validation", "test", "train"
 
 
 def guarded(name: str, watcher: Callback) -> Callback:
-    """The same callback, except that what its hooks raise is logged in one warning, and nothing is called from then on.
+    """Return the callback so that an error of its hooks is logged in one warning, and no hook is called from then on.
 
     Hooks that are not called for each batch leave the random number generators as they were.
 

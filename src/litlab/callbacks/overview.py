@@ -36,7 +36,7 @@ class Overview(Callback):
         return {"written": self._written, "has_layout": self._has_layout}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The reverse."""
+        """Restore what `state_dict` has kept."""
         self._written, self._has_layout = dict(state_dict["written"]), bool(state_dict["has_layout"])
 
     @contextmanager

@@ -41,7 +41,7 @@ class Throughput(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The reverse; of a checkpoint that may be anybody's."""
+        """Restore the counts; the checkpoint may be anybody's."""
         self.examples, self.seconds = int(state_dict["images"]), float(state_dict["seconds"])
         self._examples_before = int(state_dict["images_before"])
         self._epoch_seconds = float(state_dict["epoch_seconds"])

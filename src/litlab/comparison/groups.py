@@ -84,7 +84,7 @@ class Group:
     """Runs with the same settings, but for the seed."""
 
     settings: dict[str, Any]
-    """Those in which the groups differ; without those that its classes do not have."""
+    """Return the settings in which the groups differ, without those that only other classes have."""
     entries: list[Entry]
     counts: dict[str, int]
     """How many of the runs are in each state."""

@@ -70,7 +70,7 @@ Component = Annotated[dict[str, Any], AfterValidator(_named)]
 """A node with a `_target_`: the class to build and its arguments, checked by `litlab.config.components`."""
 
 OptionalComponent = Annotated[Component | None, BeforeValidator(lambda node: node or None)]
-"""Such a node, or an empty one for none."""
+"""A component, or an empty node for none."""
 
 
 class Settings(BaseModel):

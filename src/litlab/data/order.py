@@ -84,7 +84,7 @@ class EpochSampler(DistributedSampler[int]):
         return torch.from_numpy(order.permutation(self.size) if order else np.arange(self.size))
 
     def shares(self, order: Tensor) -> Iterator[Tensor]:
-        """This process's part of each batch of the epoch, whose examples are in this order; none that is empty."""
+        """Split the epoch's order into batches and yield this process's part of each, unless it is empty."""
         for batch in torch.split(order, self.batch_size)[self.skip : self.batches]:
             share = batch if self.num_replicas == 1 else batch[self.rank :: self.num_replicas]
             if not len(share) and self.filled:

@@ -27,12 +27,12 @@ class Joined(ClusterEnvironment):
 
     @property
     def main_address(self) -> str:
-        """Of no use: the group has been made."""
+        """Of no use: the process group has been made."""
         return ""
 
     @property
     def main_port(self) -> int:
-        """Likewise."""
+        """Of no use: the process group has been made."""
         return 0
 
     @staticmethod
@@ -45,14 +45,14 @@ class Joined(ClusterEnvironment):
         return current_rank().world_size
 
     def set_world_size(self, size: int) -> None:
-        """It is known."""
+        """Do nothing: the world size is known."""
 
     def global_rank(self) -> int:
         """Which of them."""
         return current_rank().rank
 
     def set_global_rank(self, rank: int) -> None:
-        """It is known."""
+        """Do nothing: the rank is known."""
 
     def local_rank(self) -> int:
         """Which of those on this machine."""
@@ -110,7 +110,7 @@ class ExactDDP(DDPStrategy):
             return module.validation_step(*args, **kwargs)
 
     def test_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Likewise."""
+        """The module's, without DDP's wrapper, in which all processes would wait for each other."""
         with self.precision_plugin.test_step_context(), self._bringing_together() as module:
             return module.test_step(*args, **kwargs)
 

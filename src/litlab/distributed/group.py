@@ -49,7 +49,7 @@ class Group:
     store: Store | None = None
     """Where the processes leave each other notes."""
     started: Sequence[BaseProcess] = ()
-    """Those that this one has started."""
+    """The processes that this one has started."""
     signals: tuple[Tensor, Any] | None = None
     """The latest question whether a signal has come, which is on its way."""
 

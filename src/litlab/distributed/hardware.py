@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from litlab.distributed.group import current_rank
 
 THREADS = torch.get_num_threads()
-"""As many as PyTorch takes by itself: it counts no hyper-threads."""
+"""The number of threads that PyTorch takes by itself; it does not count hyper-threads."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """What glibc's `mallopt` sets; <malloc.h>."""

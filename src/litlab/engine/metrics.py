@@ -73,7 +73,7 @@ class StepMetrics(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The reverse; the module's metrics get theirs when the training starts."""
+        """Restore the epoch so far; the module's metrics get their state when the training starts."""
         self.skipped = state_dict["skipped"]
         self._options |= {name: LogOptions(**options) for name, options in state_dict["places"].items()}
         self._epoch = {name: (value, weight) for name, (value, weight) in state_dict["epoch"].items()}

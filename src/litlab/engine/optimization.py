@@ -102,7 +102,7 @@ class LoggedOptimization(_AutomaticOptimization):
 
 
 class DirectOptimization(LoggedOptimization):
-    """The same, but Lightning is not asked for hooks that do nothing: half a millisecond a step."""
+    """Optimization of a batch without Lightning's calls of hooks that do nothing: half a millisecond a step."""
 
     def __init__(self, trainer: Trainer, metrics: StepMetrics) -> None:
         super().__init__(trainer, metrics)

@@ -86,7 +86,7 @@ class ExecutionLoop(_TrainingEpochLoop):
         return {**super().on_save_checkpoint(), **own, **exact}
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
-        """The reverse."""
+        """Restore Lightning's state and what an exact continuation takes besides."""
         super().on_load_checkpoint(state_dict)
         self.resumes_after_step = state_dict["after_step"]
         self._validates = bool(state_dict.get("validates"))  # an earlier version saved no such value

@@ -57,7 +57,7 @@ class Plan(schema.Settings):
     """What each job's config is made from."""
 
     dimensions: list[Dimension]
-    """What varies."""
+    """The swept keys with their values or distributions."""
     bases: Annotated[list[Base], Field(min_length=1)]
     """One for each combination of options."""
     sampling: Annotated[command_schema.Grid | command_schema.Sampled, Field(discriminator="sampler")]
@@ -134,7 +134,7 @@ class Plan(schema.Settings):
         write_text(folder / FILE, marked(self._text()))
 
     def changed(self, sampling: Mapping[str, Any]) -> Self:
-        """The same with other settings of what chooses the jobs."""
+        """Return this plan with other settings of the sampler."""
         changed = self.sampling.model_copy(update=dict(sampling))
         planned = changed.n_trials if isinstance(changed, command_schema.Sampled) else self.planned
         return self.model_copy(update={"sampling": changed, "planned": planned})

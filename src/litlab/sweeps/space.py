@@ -32,7 +32,7 @@ class Dimension(Settings):
     """A key with the values to choose from, or with an interval of numbers."""
 
     key: str
-    """As on the command line."""
+    """The key, as it is written on the command line."""
     choices: list[str] = Field(default=[])
     """The values in Hydra's grammar; empty for an interval."""
     low: float | int = 0
@@ -84,7 +84,7 @@ class Dimension(Settings):
         return f"{self.key}={','.join(self.choices)}: {shares[0]} is a share, but 1 is a single batch; 1.0 is the whole"
 
     def distribution(self) -> "BaseDistribution":
-        """The same in Optuna's terms.
+        """Return the values or the interval as a distribution of Optuna's.
 
         Raises:
             UserError: Optuna does not draw from such an interval.
@@ -205,5 +205,5 @@ def overrides(params: Params) -> list[Override]:
 
 
 def texts(params: Params) -> list[str]:
-    """The same as text."""
+    """Return a job's parameters as overrides."""
     return [f"{key}={value}" for key, value in params.items()]

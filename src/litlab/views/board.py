@@ -23,5 +23,5 @@ class DrawnOnce(Callback):
         return {"drawn": self.drawn}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The reverse."""
+        """Restore what `state_dict` has kept."""
         self.drawn = bool(state_dict["drawn"])

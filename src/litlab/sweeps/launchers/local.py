@@ -28,7 +28,7 @@ class Slot:
     cores: frozenset[int]
     """Empty where a process cannot be bound to cores."""
     gpu: str | None
-    """As in CUDA_VISIBLE_DEVICES."""
+    """The devices of a job, as CUDA_VISIBLE_DEVICES has them."""
 
 
 class Local:

@@ -166,7 +166,7 @@ def _is_queued(job_id: str) -> bool:
 def _wait(
     running: Sequence[tuple["SlurmJob[FinishedJob | None]", Job]],
 ) -> list[tuple["SlurmJob[FinishedJob | None]", Job]]:
-    """Those that have ended, once there are any."""
+    """Wait until a job has ended; return all that have."""
     asked = time.monotonic()
     while True:
         if time.monotonic() - asked > ASK_AFTER:
