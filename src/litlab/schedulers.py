@@ -29,8 +29,11 @@ class Cosine(CosineAnnealingLR):
         warmup: share of the steps in which the learning rate first rises in a straight line.
     """
 
+    warmup_steps = 0
+
     def __init__(self, optimizer: Optimizer, total_steps: int, final_lr: float, warmup: float = 0.0) -> None:
-        self.warmup_steps = int(warmup * total_steps)
+        if warmup:  # otherwise its state is that of PyTorch's class, as in checkpoints of former versions
+            self.warmup_steps = int(warmup * total_steps)
         super().__init__(optimizer, T_max=total_steps, eta_min=final_lr)
 
     @override
