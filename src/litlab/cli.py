@@ -146,11 +146,11 @@ class Prepare(Callback):
             typed = given(config.hydra.overrides.task)
             if of_sweeps := [text for key, text in typed.items() if key.partition(".")[0] == "sweep"]:
                 raise UserError(f"{of_sweeps[0]}: is for a sweep; add -m, or leave it out")
-            folder = Path(config.hydra.run.dir).absolute()  # which may be made for the asking
+            request = Request(settings, own, lambda: Path(config.hydra.run.dir).absolute(), typed)
             if command.leaves_run and command.join is None:
                 config_text(own)
-                refuse_taken(folder)
-            Prepare.request = command.prepare(Request(settings, own, folder, typed))
+                refuse_taken(request.folder)
+            Prepare.request = command.prepare(request)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Only trainings make a sweep; litlab.sweeps validates their configs."""

@@ -68,7 +68,7 @@ WRITES = {
     "the config of an evaluation": ("evaluate", ("run=RUN", "hydra.run.dir=HERE"), "config.yaml", 1),
     "its record": ("evaluate", ("run=RUN", "hydra.run.dir=HERE"), "run.json", 1),
     "its record at the end": ("evaluate", ("run=RUN", "hydra.run.dir=HERE"), "run.json", 2),
-    "the config of a reproduction": ("reproduce", ("run=RUN", "hydra.run.dir=HERE"), "config.yaml", 2),
+    "the config of a reproduction": ("reproduce", ("run=RUN", "hydra.run.dir=HERE"), "config.yaml", 1),
     "a mark": ("trust", ("HERE", "yes=true"), "config.yaml", 1),
     "an export": ("export", ("run=RUN", "format=safetensors", "file=HERE.net"), "HERE.net", 1),
     "a drawing": ("predict", ("run=RUN", f"input={ROOT}/docs/seven.png", "show=HERE.png"), "HERE.png", 1),

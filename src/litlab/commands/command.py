@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -19,14 +20,19 @@ class Request(Generic[SettingsT]):
     Attributes:
         settings: the validated settings.
         config: what they were validated from, without Hydra's part.
-        folder: where the command leaves its results, if it leaves any.
+        choose_folder: chooses where the command leaves its results, and may make folders for that.
         typed: the overrides, as they were typed, by the keys or groups that they are for.
     """
 
     settings: SettingsT
     config: DictConfig
-    folder: Path
+    choose_folder: Callable[[], Path]
     typed: Mapping[str, str]
+
+    @cached_property
+    def folder(self) -> Path:
+        """Where the command leaves its results."""
+        return self.choose_folder()
 
 
 @dataclass(frozen=True)

@@ -77,14 +77,15 @@ def prepare(request: Request[TrainCommand]) -> TrainRequest:
     if asked.resume.run is None:
         refuse_taken(request.folder)
         own = run_config(request.config)
-        return TrainRequest(asked.of_run(), own, request.folder, typed, launcher, config_text(own), is_resumed=False)
+        text = config_text(own)
+        return TrainRequest(asked.of_run(), own, request.choose_folder, typed, launcher, text, is_resumed=False)
     run, own = resumed(request.config, typed)
     settings = check(own, Train)
     if asked.resume.run == "last":
         say(f"resume=last: {run.folder}", sys.stderr)
     with storage_may_fail(run.folder):
         break_links(run.folder)  # before Hydra opens train.log
-    return TrainRequest(settings, own, run.folder, typed, launcher, config_text(own), is_resumed=True)
+    return TrainRequest(settings, own, lambda: run.folder, typed, launcher, config_text(own), is_resumed=True)
 
 
 def run(request: TrainRequest) -> None:
