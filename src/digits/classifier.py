@@ -46,7 +46,9 @@ class Classifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (N, channels, height, width) to logits (N, classes)."""
-        logits: Tensor = self.net(images.to(self.dtype, memory_format=self.memory_format))
+        # The data are float32, whatever trainer.precision is; other types are a mistake, of which the network tells.
+        kind = self.dtype if images.dtype == torch.float32 else images.dtype
+        logits: Tensor = self.net(images.to(kind, memory_format=self.memory_format))
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

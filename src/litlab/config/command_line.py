@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from litlab.config.marks import require_mine
+from litlab.config.schema import Trainer
 from litlab.errors import UserError
 from litlab.project import CONFIGS
 
@@ -19,7 +20,10 @@ OF_A_SWEEP = re.compile(
 )
 """Hydra's settings that count with -m."""
 
-OF_A_NEW_NODE = re.compile(r"(?=(scheduler|augment)(\.\w|=\{)|(callbacks|views|logger)\.\w+=\{|trainer\.\w+=)")
+OF_A_NEW_NODE = re.compile(
+    r"(scheduler|augment)(\.\w|=\{)|(callbacks|views|logger)\.\w+=\{"
+    rf"|trainer\.(?!({'|'.join(Trainer.model_fields)})=)\w+="
+)
 """The beginning of what sets a key that the config need not have yet; Hydra would ask for a `+`."""
 
 EXPERIMENT_FILE = re.compile(r"experiment=(?P<configs>(.*/)?)experiment/(?P<name>[^/]+)\.yaml")
@@ -59,7 +63,7 @@ def of_train(arguments: Sequence[str]) -> list[str]:
     """
     _refuse_without_effect(arguments)
     understood, options = [], []
-    nodes = [text.partition("._target_=")[0] for text in arguments if "._target_=" in text]  # whose other keys are new
+    nodes = [text.partition("_target_=")[0] for text in arguments if re.match(r"[\w.]+\._target_=", text)]
     for text in arguments:
         if match := EXPERIMENT_FILE.fullmatch(text):
             folder = Path(match["configs"] or ".").expanduser().absolute()
@@ -70,7 +74,7 @@ def of_train(arguments: Sequence[str]) -> list[str]:
         elif ANY_FILE.fullmatch(text):
             raise UserError(f"{text}: the file needs to be in a folder named experiment")
         else:
-            is_new = OF_A_NEW_NODE.match(text) or text.startswith(tuple(f"{node}." for node in nodes))
+            is_new = OF_A_NEW_NODE.match(text) or text.startswith(tuple(nodes))
             understood.append(re.sub(r"^resume=", "resume.run=", f"++{text}" if is_new else text))
     return [*options, *understood]
 

@@ -163,10 +163,11 @@ def _argument_problems(
 
 def _trainer_problems(root: Mapping[str, Any], settings: Any) -> Iterator[str]:
     """What Lightning's Trainer has against arguments that the lab's schema leaves to it."""
-    signature = signature_of(TRAINER, through_decorators=True)
-    if signature is None or not isinstance(settings, Mapping):
+    items = settings.items() if isinstance(settings, Mapping) else ()
+    others = {key: value for key, value in items if key not in Trainer.model_fields}
+    signature = signature_of(TRAINER, through_decorators=True) if others else None
+    if signature is None:
         return
-    others = {key: value for key, value in settings.items() if key not in Trainer.model_fields}
     yield from _argument_problems(root, signature, TRAINER, others, ("trainer",))
     for key, hint in ANSWERED.items():
         if others.get(key) and not (key == "logger" and others[key] is True):

@@ -15,7 +15,7 @@ from processes import Process, at, contents, forking_others, run
 from records import said
 
 import litlab.sweeps.launchers.local
-import litlab.sweeps.study
+import litlab.sweeps.pruner
 from digits.classifier import Classifier
 from litlab.comparison.compare import compare
 from litlab.errors import UserError
@@ -449,7 +449,7 @@ def test_jobs_of_several_processes_run_once_each(tmp_path):
 
     def prune_the_first():
         forking_others()
-        litlab.sweeps.study.Pruner.__call__ = lambda pruner, *_: pruner._trial.number == 0
+        litlab.sweeps.pruner.Pruner.__call__ = lambda pruner, *_: pruner._trial.number == 0
 
     arguments = sweep_arguments(tmp_path, "trainer.devices=2,1", "seed=1,2", "sweep.pruner=median")
     done = run(tmp_path, "train", *arguments, prepare=prune_the_first)
