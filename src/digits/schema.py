@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field
 from pydantic import model_validator as cross_check
 
-from litlab.config.schema import AbsolutePath, Component, NonNegativeInt, PositiveInt, Seed, Settings
+from litlab.config.types import AbsolutePath, Component, NonNegativeInt, PositiveInt, Seed, Settings
 
 
 class MNISTDataModule(Settings):

@@ -358,7 +358,7 @@ patched = "litlab.commands.train.build"
 """
 AFTER = """from litlab.config import schema
 from litlab import train
-from litlab.config.schema import PositiveInt, Settings
+from litlab.config.types import PositiveInt, Settings
 from litlab.config.compose import check, run_config
 from litlab.data.memory import InMemoryLoader
 from litlab.distributed.signals import stop

@@ -1,6 +1,6 @@
 """Settings of the callbacks."""
 
-from litlab.config.schema import OpenFraction, Settings
+from litlab.config.types import OpenFraction, Settings
 
 
 class EMA(Settings):

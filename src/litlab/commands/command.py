@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from omegaconf import DictConfig
 
-from litlab.config.schema import Settings
+from litlab.config.types import Settings
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 

@@ -5,7 +5,8 @@ from typing import Literal
 
 from litlab.commands.command import Command, Request
 from litlab.config.command_line import of_compare
-from litlab.config.schema import Paths, Settings
+from litlab.config.schema import Paths
+from litlab.config.types import Settings
 from litlab.console import require_written
 
 HELP = """\

@@ -3,7 +3,8 @@
 from litlab.commands.command import Command, Request
 from litlab.commands.trained import OfRun, Trained
 from litlab.config.compose import write_config
-from litlab.config.schema import AbsolutePath, Settings, Train
+from litlab.config.schema import Train
+from litlab.config.types import AbsolutePath, Settings
 from litlab.errors import UserError
 from litlab.runs.run import refuse_taken
 

@@ -6,7 +6,8 @@ from typing import Literal
 
 from litlab.commands.command import Command, Request
 from litlab.commands.trained import Trained
-from litlab.config.schema import Paths, Settings
+from litlab.config.schema import Paths
+from litlab.config.types import Settings
 from litlab.errors import UserError
 from litlab.runs.links import refuse_traps
 

@@ -6,7 +6,8 @@ from litlab.commands.command import Command, Request
 from litlab.commands.trained import run_path
 from litlab.config.compose import load
 from litlab.config.marks import require_mine
-from litlab.config.schema import Paths, Settings, Train
+from litlab.config.schema import Paths, Train
+from litlab.config.types import Settings
 from litlab.errors import UserError
 from litlab.files import read_text, write_text
 from litlab.runs.run import Run, refuse_taken

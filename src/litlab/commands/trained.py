@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from litlab.config.compose import load_trained
-from litlab.config.schema import Paths, Settings, Train
+from litlab.config.schema import Paths, Train
+from litlab.config.types import Settings
 from litlab.console import say
 from litlab.runs.last import newest_run
 from litlab.runs.run import Run

@@ -12,8 +12,9 @@ from pydantic import Field
 from litlab.commands.command import Command, Request
 from litlab.config.command_line import of_folders
 from litlab.config.marks import is_mine, marked
-from litlab.config.schema import Paths, Settings
+from litlab.config.schema import Paths
 from litlab.config.trust import settings_as_written
+from litlab.config.types import Settings
 from litlab.console import say
 from litlab.errors import UserError
 from litlab.files import LARGEST_PLAN, read_text, write_text

@@ -8,7 +8,8 @@ from pydantic import (
 )
 from pydantic import model_validator as cross_check
 
-from litlab.config.schema import Component, Paths, Seed, Settings, Train
+from litlab.config.schema import Paths, Train
+from litlab.config.types import Component, Seed, Settings
 
 MOST_JOBS = 100_000
 """Of a sweep: an hour's work for the sweep itself, and more than memory and files are made for."""

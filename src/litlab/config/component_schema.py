@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from pydantic import model_validator as cross_check
 
-from litlab.config.schema import Beta, InnerPath, OpenFraction, PositiveInt, Settings
+from litlab.config.types import Beta, InnerPath, OpenFraction, PositiveInt, Settings
 
 MODULES = ("litlab.loggers", "litlab.schedulers")
 """Modules whose classes have their settings here."""

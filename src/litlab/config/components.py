@@ -13,14 +13,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-from litlab.config import component_schema, schema
+from litlab.config import component_schema
 from litlab.config.signatures import definition, file_of
+from litlab.config.types import Settings
 from litlab.errors import UserError
 from litlab.messages import first_lines
 from litlab.project import SOURCE, own_packages
 
 
-def schema_of(target: str) -> type[schema.Settings] | None:
+def schema_of(target: str) -> type[Settings] | None:
     """Return the class that says what can be set on `target`: the one of its name in the nearest module `schema`.
 
     That is a module beside the target's own, or in one of the folders above. Those of torch's optimizers are in
@@ -39,7 +40,7 @@ def schema_of(target: str) -> type[schema.Settings] | None:
         near = [f"{folder}.schema" for folder in folders if file_of(f"{folder}.schema")]
         home = importlib.import_module(near[-1]) if near else None
     found = getattr(home, name, None)
-    return found if isinstance(found, type) and issubclass(found, schema.Settings) else None
+    return found if isinstance(found, type) and issubclass(found, Settings) else None
 
 
 def build(node: Mapping[str, Any], *args: Any, key: str = "", kind: type | None = None, **kwargs: Any) -> Any:

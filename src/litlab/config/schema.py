@@ -1,82 +1,27 @@
-"""What may be set, and to what: the lab's own settings and those of the framework classes it ships configs for.
+"""What may be set, and to what: the lab's own settings.
 
 The values themselves are in `configs/`; nothing here has a default, so each has one home.
 """
 
-import re
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-)
+from pydantic import BeforeValidator, ConfigDict, PositiveFloat
 from pydantic import model_validator as cross_check
-from pydantic_core import PydanticCustomError
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-PositiveFraction = Annotated[float, Field(gt=0, le=1)]
-OpenFraction = Annotated[float, Field(gt=0, lt=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
-NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
-
-Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-def _absolute(path: str) -> str:
-    if not Path(path).is_absolute():
-        there = Path.cwd() / Path(path).expanduser()
-        raise PydanticCustomError("absolute_path", "Input should be absolute, such as {there}", {"there": there})
-    return path
-
-
-AbsolutePath = Annotated[str, AfterValidator(_absolute)]
-"""A path that means the same when the run is read from another folder."""
-
-
-def _duration(text: str) -> str:
-    parts = re.fullmatch(r"(\d{1,6}):(\d\d):(\d\d):(\d\d)", text)
-    if not parts:
-        raise PydanticCustomError("duration", "Input should be DD:HH:MM:SS, such as 00:00:10:00 for ten minutes")
-    return text
-
-
-Duration = Annotated[str, AfterValidator(_duration)]
-"""A time above zero, in Lightning's form."""
-
-
-def _inner(path: str) -> str:
-    if Path(path).is_absolute() or ".." in Path(path).parts or set(path) & {"$", "~"}:
-        raise PydanticCustomError("inner_path", "Input should be a path inside the run's folder")
-    return path
-
-
-InnerPath = Annotated[str, AfterValidator(_inner)]
-"""A path inside the run's folder."""
-
-
-def _named(node: dict[str, Any]) -> dict[str, Any]:
-    if "_target_" not in node:
-        raise PydanticCustomError("component", "Input should be a node with a _target_, the class to build")
-    return node
-
-
-Component = Annotated[dict[str, Any], AfterValidator(_named)]
-"""A node with a `_target_`: the class to build and its arguments, checked by `litlab.config.components`."""
-
-OptionalComponent = Annotated[Component | None, BeforeValidator(lambda node: node or None)]
-"""A component, or an empty node for none."""
-
-
-class Settings(BaseModel):
-    """Base of every schema: an unknown key or a value of another type is refused, and nothing changes afterwards."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+from litlab.config.types import (
+    Component,
+    Devices,
+    Duration,
+    Fraction,
+    NonNegativeInt,
+    OptionalComponent,
+    PositiveFraction,
+    PositiveInt,
+    Precision,
+    Seed,
+    Settings,
+    or_default,
+)
 
 
 class Paths(Settings):
@@ -110,44 +55,6 @@ class Checkpoint(Settings):
         return self
 
 
-def _full_precision(given: Any) -> Any:
-    """Write out Lightning's short forms: 16, "bf16", 32 and 64."""
-    short = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
-    return short.get(str(given), given)
-
-
-Precision = Literal[
-    "auto", "32-true", "bf16-mixed", "16-mixed", "64-true", "bf16-true", "16-true", "transformer-engine",
-    "transformer-engine-float16",
-]  # fmt: skip
-
-
-def _devices(given: Any) -> Any:
-    """Read Lightning's texts "2", "0,1" and "-1"."""
-    if isinstance(given, str) and re.fullmatch(r"-?\d+(\s*,\s*\d+)*,?", given):
-        numbers = [int(part) for part in given.split(",") if part]
-        return numbers if "," in given else numbers[0]
-    return given
-
-
-Devices = Literal["auto", -1] | PositiveInt | Annotated[list[NonNegativeInt], Field(min_length=1)]
-
-
-def _in_words(given: Any) -> Any:
-    """Turn Lightning's {days: 1, hours: 2} into its text."""
-    units = ("days", "hours", "minutes", "seconds")
-    if not isinstance(given, dict) or not given or given.keys() - set(units):
-        return given
-    seconds = sum(given.get(unit, 0) * size for unit, size in zip(units, (86400, 3600, 60, 1), strict=True))
-    minutes, seconds = divmod(int(seconds), 60)
-    return f"{minutes // 1440:02}:{minutes // 60 % 24:02}:{minutes % 60:02}:{seconds:02}"
-
-
-def _or_default(default: Any) -> BeforeValidator:
-    """Read null as Lightning's default."""
-    return BeforeValidator(lambda given: default if given is None else given)
-
-
 class Trainer(Settings):
     """Arguments of Lightning's Trainer, by Lightning's names, and of litlab.engine.
 
@@ -160,41 +67,39 @@ class Trainer(Settings):
         Literal["auto", "cpu", "gpu", "mps"], BeforeValidator(lambda given: "gpu" if given == "cuda" else given)
     ]
     """Kind of device; auto takes a GPU where there is one."""
-    devices: Annotated[Devices, BeforeValidator(_devices)]
+    devices: Devices
     """How many train together, each in a process; -1 for all GPUs, [i, …] for those, auto for all GPUs or one CPU."""
-    precision: Annotated[Precision, BeforeValidator(_full_precision), _or_default("auto")]
+    precision: Precision
     """Number format of the computation; auto is 32-true, or bf16-mixed for convolutions on a CPU made for it."""
     steps_per_execution: PositiveInt
     """Steps at a time, unless a callback or module wants each; above 1, a GPU captures a step as a CUDA graph."""
-    max_epochs: Annotated[Literal[-1] | PositiveInt, _or_default(-1)]
+    max_epochs: Annotated[Literal[-1] | PositiveInt, or_default(-1)]
     """Passes over the training data; -1 for no limit."""
     max_steps: Literal[-1] | PositiveInt
     """Optimizer steps after which training ends in any case; -1 for no limit."""
-    max_time: Annotated[Duration | None, BeforeValidator(_in_words)]
+    max_time: Duration | None
     """Time after which training ends in any case, as DD:HH:MM:SS."""
-    limit_train_batches: Annotated[PositiveInt | PositiveFraction, _or_default(1.0)]
+    limit_train_batches: Annotated[PositiveInt | PositiveFraction, or_default(1.0)]
     """Batches (int) or share (float) of an epoch's training data to use."""
-    limit_val_batches: Annotated[NonNegativeInt | Fraction, _or_default(1.0)]
+    limit_val_batches: Annotated[NonNegativeInt | Fraction, or_default(1.0)]
     """Batches (int) or share (float) of the validation data to use."""
-    limit_test_batches: Annotated[PositiveInt | PositiveFraction, _or_default(1.0)]
+    limit_test_batches: Annotated[PositiveInt | PositiveFraction, or_default(1.0)]
     """Batches (int) or share (float) of the test data to use."""
-    val_check_interval: Annotated[
-        PositiveInt | PositiveFraction | Duration, BeforeValidator(_in_words), _or_default(1.0)
-    ]
+    val_check_interval: Annotated[PositiveInt | PositiveFraction | Duration, or_default(1.0)]
     """Steps (int), share of an epoch (float) or time (DD:HH:MM:SS) between validations."""
     check_val_every_n_epoch: PositiveInt | None
     """Epochs between validations; null counts the steps of val_check_interval over the ends of epochs."""
-    num_sanity_val_steps: Annotated[Literal[-1] | NonNegativeInt, _or_default(2)]
+    num_sanity_val_steps: Annotated[Literal[-1] | NonNegativeInt, or_default(2)]
     """Validation batches run before training starts, so that an error there shows at once."""
-    log_every_n_steps: Annotated[PositiveInt, _or_default(50)]
+    log_every_n_steps: Annotated[PositiveInt, or_default(50)]
     """Steps between two points of a curve."""
     gradient_clip_val: Annotated[PositiveFloat | None, BeforeValidator(lambda given: given or None)]
     """Largest norm or value of the gradient; null does not clip."""
-    gradient_clip_algorithm: Annotated[Literal["norm", "value"], _or_default("norm")]
+    gradient_clip_algorithm: Annotated[Literal["norm", "value"], or_default("norm")]
     """What gradient_clip_val limits."""
     accumulate_grad_batches: PositiveInt
     """Batches whose gradients are added up for one optimizer step."""
-    deterministic: Annotated[bool | Literal["warn"], _or_default(False)]
+    deterministic: Annotated[bool | Literal["warn"], or_default(False)]
     """Whether only deterministic algorithms may run; the CPU needs no such rule."""
     detect_anomaly: bool
     """Whether autograd looks for the operation that made a NaN; slow."""

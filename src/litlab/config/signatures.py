@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, cast
 
 from pydantic import Field, create_model
 
-from litlab.config.schema import Settings
+from litlab.config.types import Settings
 from litlab.errors import UserError
 from litlab.project import SOURCE, own_packages
 

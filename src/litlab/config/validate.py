@@ -9,8 +9,9 @@ from pydantic import ValidationError
 
 from litlab.config.component_schema import LRSchedulerConfig
 from litlab.config.components import INSTRUCTIONS, schema_of
-from litlab.config.schema import Settings, Trainer
+from litlab.config.schema import Trainer
 from litlab.config.signatures import Signature, signature_of
+from litlab.config.types import Settings
 from litlab.errors import UserError
 from litlab.messages import as_override, one_line, unknown_argument, unknown_key
 

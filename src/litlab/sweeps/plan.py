@@ -22,6 +22,7 @@ from pydantic import Field, ValidationError
 from litlab.config import command_schema, schema
 from litlab.config.compose import check, config_text, explain, parse, run_config, settled, without
 from litlab.config.marks import marked, unmarked
+from litlab.config.types import Settings
 from litlab.config.validate import MOST_PROBLEMS
 from litlab.console import say
 from litlab.errors import UserError
@@ -42,7 +43,7 @@ NUMBER = re.compile(r"=[-+]?[\d.]+(e[-+]?\d+)?$")
 Objectives = dict[str, Literal["min", "max"]]
 
 
-class Base(schema.Settings):
+class Base(Settings):
     """What the jobs have in common that choose the same options of groups."""
 
     choices: dict[str, str]
@@ -53,7 +54,7 @@ class Base(schema.Settings):
     """The composed config, YAML."""
 
 
-class Plan(schema.Settings):
+class Plan(Settings):
     """What each job's config is made from."""
 
     dimensions: list[Dimension]

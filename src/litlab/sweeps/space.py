@@ -14,7 +14,7 @@ from pydantic import Field
 from litlab.comparison.filters import Condition, parse
 from litlab.config import command_schema
 from litlab.config.command_schema import MOST_JOBS
-from litlab.config.schema import Settings
+from litlab.config.types import Settings
 from litlab.errors import UserError
 
 if TYPE_CHECKING:

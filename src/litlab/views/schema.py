@@ -1,6 +1,6 @@
 """Settings of the views."""
 
-from litlab.config.schema import PositiveInt, Settings
+from litlab.config.types import PositiveInt, Settings
 
 
 class TrainingBatch(Settings):

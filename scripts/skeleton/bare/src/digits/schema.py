@@ -1,6 +1,6 @@
 """What may be set on the data module, the network and the model; checked before torch is imported."""
 
-from litlab.config.schema import AbsolutePath, Component, PositiveInt, Seed, Settings
+from litlab.config.types import AbsolutePath, Component, PositiveInt, Seed, Settings
 
 
 class DataModule(Settings):
