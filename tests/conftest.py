@@ -59,6 +59,7 @@ def train(config: schema.Train, folder: Path, overrides: dict[str, str] | None =
 
     if (folder / "run.json").exists():
         return train_run(config, Run.reopen(folder, overrides), callbacks=callbacks)
+    folder.mkdir(exist_ok=True)
     return train_run(config, Run.create(folder, config.seed, overrides), callbacks=callbacks)
 
 

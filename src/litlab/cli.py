@@ -95,11 +95,7 @@ def start(name: str) -> None:
         try:
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(job)()
         except Exception as error:
-            if (
-                has_begun
-                or Prepare.is_multirun
-                or isinstance(error, UserError | HydraException | OmegaConfBaseException)
-            ):
+            if has_begun or Prepare.is_multirun or isinstance(error, EXPLAINED):
                 raise
             # Hydra could not make a config or a folder of what was asked; a log file's error is the cause of another.
             failed = error if isinstance(error, OSError) else error.__cause__

@@ -5,10 +5,11 @@ The values themselves are in `configs/`; nothing here has a default, so each has
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, PositiveFloat
+from pydantic import BeforeValidator, ConfigDict, Field, PositiveFloat
 from pydantic import model_validator as cross_check
 
 from litlab.config.types import (
+    AbsolutePath,
     Component,
     Devices,
     Duration,
@@ -139,6 +140,29 @@ class Trainer(Settings):
         return self
 
 
+class Init(Settings):
+    """The weights that a new run starts with, and which of them stay as they are."""
+
+    from_: AbsolutePath | None = Field(default=None, alias="from")
+    """A run's folder, a checkpoint or a .safetensors file; null for fresh weights."""
+    rename: dict[str, str] = Field(default={})
+    """Beginnings of the names of weights in that file, and what they are called in the module."""
+    skip: list[str] = Field(default=[])
+    """Patterns of names, after renaming, that are not loaded, such as net.head or '*.bias'."""
+    freeze: list[str] = Field(default=[])
+    """Patterns of the module's parameters that are not trained."""
+    unfreeze_at: PositiveInt | None = None
+    """Epoch, from 0, from which on they are trained, too; null for never."""
+
+    @cross_check(mode="after")
+    def _nothing_is_without_effect(self) -> Self:
+        if self.from_ is None and (self.rename or self.skip):
+            raise ValueError("init.rename and init.skip say how init.from is loaded: set it, too")
+        if self.unfreeze_at is not None and not self.freeze:
+            raise ValueError("init.unfreeze_at: nothing is frozen; set init.freeze, too")
+        return self
+
+
 class Train(Settings):
     """Everything that makes a run."""
 
@@ -154,6 +178,8 @@ class Train(Settings):
     """The LightningDataModule."""
     model: Component
     """The LightningModule; it is also given the optimizer, the schedule and the augmentation, if there are any."""
+    init: Init = Init()
+    """The weights that a new run starts with, and which of them stay as they are."""
     augment: OptionalComponent
     """What is done to a batch of training images on the device. Empty for nothing."""
     optimizer: OptionalComponent

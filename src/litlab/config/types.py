@@ -81,7 +81,7 @@ OptionalComponent = Annotated[Component | None, BeforeValidator(lambda node: nod
 class Settings(BaseModel):
     """Base of every schema: an unknown key or a value of another type is refused, and nothing changes afterwards."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False, serialize_by_alias=True)
 
 
 def or_default(default: Any) -> BeforeValidator:

@@ -100,6 +100,13 @@ class Resumption(Part):
     """Optimizer steps done."""
 
 
+class WeightsFile(Part):
+    """A file that a run's first weights come from."""
+
+    file: str
+    sha256: str
+
+
 class Record(Part):
     """What `run.json` says."""
 
@@ -115,6 +122,8 @@ class Record(Part):
     """What was set for this run alone, by the command line or the sweep, as it was written there."""
     settings: dict[str, Any] = {}
     """Of a training: its config, with all that it refers to."""
+    began_from: WeightsFile | None = None
+    """What `init.from` led to."""
     device: str | None = None
     precision: str | None = None
     """Number format of the computation, by Lightning's name."""

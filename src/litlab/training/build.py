@@ -39,6 +39,7 @@ from litlab.errors import UserError
 from litlab.messages import first_lines
 from litlab.runs.run import Run
 from litlab.training.errors import damaged_checkpoint_refused, lightning_refusals_explained
+from litlab.training.initialize import initialize
 from litlab.training.trainer import make_trainer, note_device
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ def build_training(settings: schema.Train, run: Run, callbacks: Sequence[Callbac
     told, settings = settings, with_trainers_shortcuts(settings)
     data: LightningDataModule = build(settings.data, key="data", kind=LightningDataModule)
     module = build_module(settings)
+    freezing = initialize(module, settings.init, run)
     _compile(module, settings.trainer.compile)
     metrics = StepMetrics(settings.trainer.on_nan == "skip")  # the first, so that the others find what it gathers
     throughput, checkpoints, overview = Throughput(), Checkpoints(run, settings, metrics), Overview(run)
@@ -121,6 +123,7 @@ def build_training(settings: schema.Train, run: Run, callbacks: Sequence[Callbac
         guarded("accuracy of each class", ClassAccuracy(run)),
         SharedMetrics(),
         RequiredMetrics.of_run(settings, named),
+        *freezing,
         *of_first_process,
         checkpoints,
     ]
