@@ -1,11 +1,13 @@
 """The loop over the epochs, and who saves the state of the training around it."""
 
 import logging
-from typing import Protocol
+from typing import Any, Protocol
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loops.fit_loop import _FitLoop
+from lightning.pytorch.utilities import CombinedLoader
 
+from litlab.engine.replay import make_replaying
 from litlab.engine.stopping import stop_reason
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,26 @@ class Checkpoints(Protocol):
 
 class EpochsLoop(_FitLoop):
     """Lightning's loop over the epochs; what follows the step that a checkpoint was saved after is never left out."""
+
+    @property
+    def _combined_loader(self) -> CombinedLoader | None:
+        return self._loaders
+
+    @_combined_loader.setter
+    def _combined_loader(self, loaders: CombinedLoader | None) -> None:
+        """Take the loaders, before Lightning asks them for batches or gives them their state."""
+        for loader in () if loaders is None else loaders.flattened:
+            make_replaying(loader, lambda: self.trainer.current_epoch)
+        self._loaders = loaders
+
+    def on_save_checkpoint(self) -> dict[str, Any]:
+        """Lightning's state; batches that were fetched ahead are still to be trained on."""
+        state = super().on_save_checkpoint()
+        ahead = len(getattr(self._data_fetcher, "batches", ()))
+        for loader in state.get("combined_loader", ()) if ahead else ():
+            if isinstance(loader, dict) and "batches" in loader:
+                loader["batches"] -= ahead
+        return state
 
     def run(self) -> None:
         """Lightning's, and say so if nothing was left to train, such as after a limit or early stopping."""

@@ -163,7 +163,8 @@ class Freeze(Callback):
     def __init__(self, module: nn.Module, names: Sequence[str], unfreeze_at: int | None) -> None:
         self.names = names
         self.unfreeze_at = unfreeze_at
-        self._set(module, frozen=True)
+        for name in names:
+            module.get_parameter(name).requires_grad_(False)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
