@@ -84,6 +84,9 @@ def resumed_config(run: Run, composed: DictConfig, overrides: Mapping[str, str])
     refused = [key for key in changes if key not in {*allowed, "trainer.devices"}]
     if refused and not force:
         raise UserError(*(_refusal(key, changes[key], config) for key in refused))
+    if "groups" in (config.optimizer or {}) and any(key.partition(".")[0] == "optimizer" for key in changes):
+        hint = f"start a new run from its weights by init.from={run.folder.absolute()}"
+        raise UserError(f"optimizer.groups: settings of groups cannot change on the way; {hint}")
     for part in ("optimizer", "scheduler"):
         if part in changes and _target(changes[part]) != _target(_value(config, part)):
             raise UserError(f"{part}: another one cannot go on with the state of the run's")

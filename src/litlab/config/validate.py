@@ -131,6 +131,9 @@ def _component_problems(root: Mapping[str, Any], component: dict[str, Any], plac
         when = {key: settings.pop(key) for key in LRSchedulerConfig.model_fields.keys() & settings.keys()}
         if problems := list(_problems(root, LRSchedulerConfig, when, place)):
             return problems
+    if place == ("optimizer",) and "groups" in settings:
+        plain = {key: value for key, value in component.items() if key != "groups"}
+        return _component_problems(root, plain, place) or list(_group_problems(root, plain, settings["groups"]))
     is_partial, positional = settings.get("_partial_"), settings.get("_args_") or []
     settings = {key: value for key, value in settings.items() if key not in INSTRUCTIONS}
     try:
@@ -144,8 +147,24 @@ def _component_problems(root: Mapping[str, Any], component: dict[str, Any], plac
         return []
     if problems := list(_argument_problems(root, signature, str(target), settings, place)):
         return problems
-    missing = signature.required - {*settings, *list(signature.types)[: len(positional)]} - GIVEN.get(place[0], set())
+    given = list(signature.types)[: len(positional) + (place == ("optimizer", "groups"))]  # which gets the module
+    missing = signature.required - {*settings, *given} - GIVEN.get(place[0], set())
     return [f"{'.'.join([*place, name])}: is missing; {target} needs it" for name in sorted(missing) if not is_partial]
+
+
+def _group_problems(root: Mapping[str, Any], optimizer: dict[str, Any], groups: Any) -> Iterator[str]:
+    """What is wrong with groups of parameters: each has patterns of their names, and settings of the optimizer's."""
+    if not isinstance(groups, dict):
+        hint = "should be settings by a group's name, such as {head: {params: net.head, lr: 0.01}}"
+        yield f"optimizer.groups={as_override(groups)}: {hint}"
+    elif "_target_" not in groups:
+        for name, given in groups.items():
+            place, settings = ("optimizer", "groups", str(name)), given if isinstance(given, dict) else {}
+            patterns = settings.get("params")
+            if not all(isinstance(one, str) for one in (patterns if isinstance(patterns, list) else [patterns])):
+                yield f"{'.'.join(place)}.params: should be a pattern of parameters' names, such as net.head, or a list"
+            own = {key: value for key, value in settings.items() if key != "params"}
+            yield from _component_problems(root, {**optimizer, **own}, place)
 
 
 def _argument_problems(

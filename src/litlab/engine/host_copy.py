@@ -35,7 +35,7 @@ class HostCopy:
         values = iter(self.values.tolist())
         for step in self.steps:
             arrived = {name: next(values) for name in step.gathered.names}
-            yield step, {"learning_rate": step.learning_rate, **step.gathered.numbers, **arrived}
+            yield step, {**step.rates, **step.gathered.numbers, **arrived}
 
 
 def _of_all_processes(values: Tensor, steps: list[Step], options: dict[str, LogOptions]) -> tuple[Tensor, list[Step]]:

@@ -1,10 +1,11 @@
 """What a step has logged, and what becomes of each name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from operator import add
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 LOSS = ""
 """The name under which the loss itself travels with the values that the step has logged."""
@@ -44,17 +45,26 @@ class LoggedValues:
     values: Tensor
 
 
+def learning_rates(optimizers: Iterable[Optimizer]) -> dict[str, float]:
+    """The learning rate of each parameter group, by the name of its curve; a group may have a `name` of its own."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    if len(groups) == 1:
+        return {"learning_rate": groups[0]["lr"]}
+    return {f"learning_rate/{group.get('name', index)}": group["lr"] for index, group in enumerate(groups)}
+
+
 @dataclass
 class Step:
     """A batch that is done; with accumulated gradients only some end with a step of the optimizer.
 
     Attributes:
         share: how many of the batch's examples are this process's.
+        rates: the learning rates that it was done with, by the names of their curves.
     """
 
     index: int
     batch_size: int
     share: int
     stepped: bool
-    learning_rate: float
+    rates: dict[str, float]
     gathered: LoggedValues

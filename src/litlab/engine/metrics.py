@@ -18,7 +18,7 @@ from torchmetrics import Metric
 
 from litlab.distributed import group
 from litlab.engine.host_copy import HostCopy
-from litlab.engine.logged import LOSS, REDUCTIONS, LoggedValues, LogOptions, Step
+from litlab.engine.logged import LOSS, REDUCTIONS, LoggedValues, LogOptions, Step, learning_rates
 from litlab.errors import TrainingError, UserError
 
 log = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class StepMetrics(Callback):
         self.obstacle: str | None = None
         self._logged: dict[str, Tensor | float] = {}
         self._weights: dict[str, float] = {}
-        self._options: dict[str, LogOptions] = {"learning_rate": LogOptions(), "gradient_norm": LogOptions()}
+        self._options: dict[str, LogOptions] = {"gradient_norm": LogOptions()}
         self._steps: list[Step] = []
         self._transfers: deque[HostCopy] = deque()
         self._epoch: dict[str, tuple[float, float]] = {}
@@ -128,6 +128,8 @@ class StepMetrics(Callback):
 
     def add(self, step: Step) -> None:
         """Count a batch as done; it was part of the step with its index, the first being 0, or ended it."""
+        for name in step.rates:
+            self._options.setdefault(name, LogOptions())
         self._steps.append(step)
 
     def on_train_batch_end(
@@ -144,6 +146,10 @@ class StepMetrics(Callback):
             shown._callback_metrics[curve] = torch.tensor(value)
             if options.prog_bar:
                 shown._progress_bar_metrics[curve] = value
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        if not pl_module.automatic_optimization and (step + 1) % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            for logger in trainer.loggers:
+                logger.log_metrics(learning_rates(trainer.optimizers), step=step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Hand Lightning what the steps of the epoch have come to."""
@@ -193,8 +199,8 @@ class StepMetrics(Callback):
             return True
         if not self.skips:
             self._transfers.clear()  # nothing that came after it means anything
-            rate = values["learning_rate"]
-            raise TrainingError(f"the loss became {loss} at step {step.index}, with a learning rate of {rate:g}")
+            rates = " and ".join(f"{rate:g}" for rate in step.rates.values())
+            raise TrainingError(f"the loss became {loss} at step {step.index}, with a learning rate of {rates}")
         if self.skipped == 0:
             log.warning("the loss became %s at step %d: such batches are dropped and counted", loss, step.index)
         self.skipped += 1

@@ -16,7 +16,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from litlab.distributed.group import current_rank
-from litlab.engine.logged import LoggedValues, Step
+from litlab.engine.logged import LoggedValues, Step, learning_rates
 from litlab.engine.metrics import StepMetrics
 from litlab.engine.nonfinite import NonFiniteSkip
 from litlab.errors import UserError
@@ -49,11 +49,11 @@ class LoggedOptimization(_AutomaticOptimization):
 
     def run(self, optimizer: Optimizer, batch_idx: int, kwargs: Batch) -> dict[str, Any]:
         """Train on the batch; its outputs."""
-        learning_rate = optimizer.param_groups[0]["lr"]
+        rates = learning_rates([optimizer])
         outputs, gathered = self.execute(optimizer, batch_idx, kwargs)
         loop = self.trainer.fit_loop.epoch_loop
         stepped = not loop._should_accumulate()
-        step = Step(loop._batches_that_stepped, loop.batch_size, loop.share, stepped, learning_rate, gathered)
+        step = Step(loop._batches_that_stepped, loop.batch_size, loop.share, stepped, rates, gathered)
         self.metrics.add(step)
         return outputs
 

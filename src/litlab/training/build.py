@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, Timer
 from lightning.pytorch.loggers import Logger
 from torch import nn
-from torch.optim import Optimizer
 
 from litlab.callbacks.checkpoints import Checkpoints
 from litlab.callbacks.class_accuracy import ClassAccuracy
@@ -40,6 +38,7 @@ from litlab.messages import first_lines
 from litlab.runs.run import Run
 from litlab.training.errors import damaged_checkpoint_refused, lightning_refusals_explained
 from litlab.training.initialize import initialize
+from litlab.training.optimizer import OptimizerFactory
 from litlab.training.trainer import make_trainer, note_device
 
 log = logging.getLogger(__name__)
@@ -194,7 +193,7 @@ def build_module(config: schema.Train) -> LightningModule:
     found = import_target(target, "model")
     parts: dict[str, Any] = {}
     if config.optimizer:
-        parts["optimizer"] = partial(build, config.optimizer, key="optimizer", kind=Optimizer)
+        parts["optimizer"] = OptimizerFactory(config.optimizer)
     elif (argument := parameters(found).get("optimizer")) and argument.default is argument.empty:
         raise UserError(f"optimizer=none: {target} takes one; choose it, such as optimizer=adam")
     if config.scheduler:
@@ -206,7 +205,7 @@ def build_module(config: schema.Train) -> LightningModule:
         if name != "optimizer":
             raise UserError(f"{name}: {target} takes no argument of that name; leave it out by {name}=none")
         log.warning("optimizer: %s takes none and makes its own; optimizer=none says so", target)
-    module = build(config.model, key="model", **parts)
-    if not isinstance(module, LightningModule):
-        raise UserError(f"model._target_={target}: gives a {type(module).__name__}, not a LightningModule")
+    module: LightningModule = build(config.model, key="model", kind=LightningModule, **parts)
+    if "optimizer" in parts:
+        parts["optimizer"].module = module
     return module

@@ -2,8 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -17,6 +16,7 @@ from litlab.messages import first_lines
 from litlab.runs.checkpoint import read
 from litlab.runs.record import WeightsFile
 from litlab.runs.run import Run
+from litlab.training.names import listed, matching
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def initialize(module: LightningModule, init: Init, run: Run) -> list[Callback]:
     if not init.freeze:
         return []
     names = [name for name, _ in module.named_parameters()]
-    frozen = _matching("init.freeze", init.freeze, names)
+    frozen = matching("init.freeze", init.freeze, names)
     if len(frozen) == len(names):
         raise UserError("init.freeze: leaves nothing to train; freeze less")
     until = "" if init.unfreeze_at is None else f" until epoch {init.unfreeze_at}"
@@ -66,7 +66,7 @@ def _load(module: nn.Module, file: Path, init: Init) -> list[str]:
         UserError: a name or a shape does not fit.
     """
     weights = _renamed(_read_weights(file), init.rename)
-    for name in _matching("init.skip", init.skip, weights):
+    for name in matching("init.skip", init.skip, weights):
         del weights[name]
     own = module.state_dict()
     for name, value in weights.items():
@@ -120,30 +120,8 @@ def _renamed(weights: Mapping[str, Tensor], rename: Mapping[str, str]) -> dict[s
             raise UserError(f"init.rename: gives two weights the name {new}")
         renamed[new] = value
     if unused := rename.keys() - used:
-        raise UserError(f"init.rename: no weight's name begins with {min(unused)}; {_names(weights)}")
+        raise UserError(f"init.rename: no weight's name begins with {min(unused)}; {listed(weights)}")
     return renamed
-
-
-def _matching(key: str, patterns: Sequence[str], names: Iterable[str]) -> list[str]:
-    """Return the names that a pattern matches, as a whole or up to a dot.
-
-    Raises:
-        UserError: a pattern matches nothing.
-    """
-    names = list(names)
-    for pattern in patterns:
-        if not any(_matches(name, pattern) for name in names):
-            raise UserError(f"{key}: {pattern} matches nothing; {_names(names)}")
-    return [name for name in names if any(_matches(name, pattern) for pattern in patterns)]
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
-
-
-def _names(names: Iterable[str]) -> str:
-    listed = list(names)
-    return f"there is {', '.join(listed[:10])}" + (f" and {len(listed) - 10} more" if len(listed) > 10 else "")
 
 
 def _sha256(file: Path) -> str:

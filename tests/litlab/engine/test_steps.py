@@ -390,7 +390,9 @@ def test_a_module_that_optimizes_by_hand_does_one_step_at_a_time(tmp_path, caplo
         ours = fit(tmp_path, *settings, module_class=OptimizesByHand, steps=7)
     assert caplog.messages == ["trainer.steps_per_execution is 1 here: the module optimizes by hand"]
     assert torch.equal(ours.weights(), lightnings.weights())
-    assert ours.curves.points == lightnings.curves.points
+    rates = [point for point in ours.curves.points if "learning_rate" in point[1]]
+    assert [point for point in ours.curves.points if point not in rates] == lightnings.curves.points
+    assert [step for step, _ in rates] == [step for step, point in lightnings.curves.points if "train/loss" in point]
     assert ours.diary.batch_ends == list(range(1, 15))
 
 
