@@ -32,9 +32,14 @@ SHARED = ("pyproject.toml", "constraints.txt", "configs/train.yaml", ".gitignore
 """The project's, though the lab needs them: `--update` only says which of the template's have changed."""
 EXAMPLE = (
     *("src/digits/", "tests/digits/", "tests/conftest.py", "data/README.md", "data/MNIST/", "logs/"),
-    *(f"configs/{choice}" for choice in ("data/mnist.", "model/convnet.", "callbacks/tutorial.", "experiment/")),
+    *(
+        f"configs/{choice}"
+        for choice in ("data/mnist.", "model/convnet.", "model/resnet18.", "callbacks/tutorial.", "experiment/")
+    ),
 )
 """The project's, to be replaced by its own; `--bare` gives it what is in BARE instead."""
+SCHEMAS = "configs/.schema/"
+"""What a project makes of its own configs by `litlab schema`."""
 SKELETON = "scripts/skeleton/README.md"
 BARE = "scripts/skeleton/bare/"
 MOVED = {"README.md": "docs/litlab.md", SKELETON: "README.md"}
@@ -243,7 +248,7 @@ def refuse_name(name: str) -> None:
 
 def files_of_lab(name: str) -> dict[str, bytes]:
     """The lab's files, by their places in a project of that name."""
-    paths = [path for path in template() if path.startswith(LAB) and not path.startswith((*SHARED, *EXAMPLE))]
+    paths = [path for path in template() if path.startswith(LAB) and not path.startswith((*SHARED, *EXAMPLE, SCHEMAS))]
     return {MOVED.get(path, path): content(path, name) for path in [*paths, "README.md"]}
 
 

@@ -19,9 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from litlab.commands.command import Command, Request
 from litlab.commands.resume import run_folder
-from litlab.config.command_line import given, in_order
+from litlab.config.command_line import asked_group, given, in_order
 from litlab.config.compose import check, config_text, explain, without
-from litlab.console import open_channels, say
+from litlab.console import open_channels, print_document, say
 from litlab.distributed import processes
 from litlab.distributed.signals import Interrupted, stop
 from litlab.errors import ProcessLost, TrainingError, UserError, VerificationError
@@ -30,10 +30,10 @@ from litlab.project import CONFIGS
 from litlab.runs.run import refuse_taken
 from litlab.runs.storage_faults import storage_may_fail
 
-COMMANDS = ("train", "evaluate", "reproduce", "compare", "predict", "export", "trust")
+COMMANDS = ("train", "evaluate", "reproduce", "compare", "predict", "export", "trust", "schema")
 """Each is a module of that name in litlab.commands."""
 
-BY_LITLAB_ALONE = ("export", "trust")
+BY_LITLAB_ALONE = ("export", "trust", "schema")
 """Commands without a script of their own: a shell, or the system, has commands of these names."""
 
 EXPLAINED = (UserError, HydraException, OmegaConfBaseException)
@@ -82,6 +82,11 @@ def start(name: str) -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them and leaving
         threading.excepthook = _tell_of_thread
         _refuse_undecodable(sys.argv[1:])
+        if name == "train" and (group := asked_group(sys.argv[1:])):
+            from litlab.config.group_help import help_of_group
+
+            print_document(help_of_group(group))
+            return
         sys.argv[1:] = command.rewrite(in_order(sys.argv[1:]))
         processes.forget_others()
         processes.shorten_socket_paths()

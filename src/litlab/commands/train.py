@@ -37,6 +37,7 @@ train: train a network, keep the best weights, test them.
   train -m resume=last                     go on with the sweep that was stopped
   train debug=one_batch                    does everything fit together?
   train resume=last                        go on with the run that was stopped
+  train --help optimizer                   its keys, with types and what they mean
 
 Groups and their options:
 $APP_CONFIG_GROUPS

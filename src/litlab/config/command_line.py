@@ -47,6 +47,12 @@ def in_order(arguments: Sequence[str]) -> list[str]:
     return [*(text for text in arguments if text not in settings), *settings]
 
 
+def asked_group(arguments: Sequence[str]) -> str | None:
+    """Return the group of configs that `--help GROUP` asks for; None if something else is asked."""
+    names = [text for text in arguments if re.fullmatch(r"[a-z_]+", text)]
+    return names[0] if "--help" in arguments and len(names) == 1 and len(arguments) == 2 else None
+
+
 def _refuse(message: str) -> NoReturn:
     raise UserError(f"{message}; --hydra-help lists the options, --help the settings")
 

@@ -103,6 +103,35 @@ def _require_kind(built: Any, kind: type | None, target: str, key: str) -> None:
             raise UserError(f"{key}: {target} gives a {type(built).__name__}, not a {kind.__name__}")
 
 
+AS_WITH_WEIGHTS: Mapping[str, Mapping[str, Any]] = {
+    "googlenet": {"transform_input": True, "aux_logits": False, "init_weights": False},
+    "inception_v3": {"transform_input": True, "init_weights": False},
+}
+"""Settings that torchvision's builders change where pretrained weights are given."""
+
+
+def as_with_weights(target: str, weights: Any) -> dict[str, Any]:
+    """Return the settings by which a builder of torchvision's gives the same network as with pretrained weights."""
+    return dict(AS_WITH_WEIGHTS.get(target.rpartition(".")[2], {})) if weights else {}
+
+
+def without_downloads(node: Any) -> Any:
+    """Return a component, with all inside it, that fetches no pretrained weights: a checkpoint has the trained ones."""
+    if isinstance(node, list):
+        return [without_downloads(item) for item in node]
+    if not isinstance(node, Mapping):
+        return node
+    inner = {key: without_downloads(value) for key, value in node.items()}
+    target = str(node.get("_target_"))
+    if target.startswith("torchvision.models."):
+        kept = {key: value for key, value in inner.items() if not key.startswith(("weights", "pretrained"))}
+        backbone = {"weights_backbone": None} if "segmentation" in target or "detection" in target else {}
+        return as_with_weights(target, inner.get("weights") or inner.get("pretrained")) | backbone | kept
+    if target == "litlab.networks.torchvision_network":
+        return inner | {"download": False}
+    return inner | {"pretrained": False} if target.startswith("timm.") else inner
+
+
 INSTRUCTIONS = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 """Keys of a component that say how it is built, as in Hydra."""
 
@@ -115,7 +144,11 @@ def import_target(target: str, key: str = "") -> Callable[..., Any]:
     """
     name = f"{key}._target_" if key else "_target_"
     try:
-        found = pkgutil.resolve_name(target)
+        module, _, attribute = target.rpartition(".")
+        try:  # pkgutil takes torchvision.models.alexnet for the module of that name, which the function hides
+            found = getattr(importlib.import_module(module), attribute)
+        except ImportError:  # a method's class is no module
+            found = pkgutil.resolve_name(target)
     except (ValueError, AttributeError, ImportError) as error:
         raise UserError(f"{name}={target}: {first_lines(error)}") from error
     if not callable(found):

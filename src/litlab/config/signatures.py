@@ -31,11 +31,13 @@ class Signature:
     Attributes:
         types: the type of each argument, in order, as far as it is simple; Any where only the framework knows it.
         required: the arguments that have no default.
+        defaults: the others' defaults, as they are written.
         positional: how many of the arguments can be given without their names.
     """
 
     types: Mapping[str, Any]
     required: frozenset[str]
+    defaults: Mapping[str, str]
     positional: int
 
     def schema(self, names: Collection[str]) -> type[Settings]:
@@ -68,6 +70,7 @@ def signature_of(target: str, through_decorators: bool = False) -> Signature | N
     return Signature(
         {argument.arg: _type(argument.annotation) for argument, _ in with_defaults},
         frozenset(argument.arg for argument, default in with_defaults if default is None),
+        {argument.arg: ast.unparse(default) for argument, default in with_defaults if default is not None},
         len(positional) - first,
     )
 

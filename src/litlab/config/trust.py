@@ -164,9 +164,6 @@ def _refuse_roles(values: Mapping[str, Any], folder: Path) -> None:
             raise UserError(
                 f"{'.'.join(place)}._target_={target}: in a folder made elsewhere this builds {what}; {hint}"
             )
-        if target.startswith("torchvision.models."):
-            for key in [key for key in node if key.startswith(("weights", "pretrained"))]:
-                del node[key]  # they come from the checkpoint, and not by a download
 
 
 def _fits(target: str, role: str) -> bool:
@@ -175,6 +172,8 @@ def _fits(target: str, role: str) -> bool:
     package = module.partition(".")[0]
     if role == "optimizer":  # which neither evaluating nor predicting builds
         return module == "torch.optim"
+    if role == "network" and target == "litlab.networks.torchvision_network":
+        return True
     if role == "network" and module in ("torch.nn", "torchvision.models"):
         found = getattr(importlib.import_module(module), name, None)
         return _is_network(found) or (module == "torchvision.models" and name in _torchvision_builders())

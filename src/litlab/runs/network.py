@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from litlab.config.components import build
+from litlab.config.components import build, without_downloads
 from litlab.config.trust import network_settings
 from litlab.config.validate import check_components
 from litlab.errors import UserError
@@ -25,8 +25,6 @@ def network(config: Path, checkpoint: Path) -> nn.Module:
             "and as self.net in its LightningModule"
         )
     check_components({"model": {"net": node}})
-    net = build(node)
-    if not isinstance(net, nn.Module):
-        raise UserError(f"model.net._target_={node['_target_']}: is no torch.nn.Module")
+    net: nn.Module = build(without_downloads(node), key="model.net", kind=nn.Module)
     load_weights(net, checkpoint, "net.")
     return net.eval()

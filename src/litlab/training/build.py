@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ from litlab.callbacks.required import RequiredMetrics
 from litlab.callbacks.shared_metrics import SharedMetrics
 from litlab.callbacks.throughput import Throughput
 from litlab.config import schema
-from litlab.config.components import build, import_target, parameters, takes
+from litlab.config.components import build, import_target, parameters, takes, without_downloads
 from litlab.data.augment import on_each_image
 from litlab.distributed.group import broadcast_from_rank_zero, is_rank_zero
 from litlab.distributed.hardware import best_precision
@@ -80,6 +80,7 @@ class Training:
 
     Attributes:
         named_callbacks: those that the settings name, by their keys.
+        finders: those of them that look for a learning rate before the training.
     """
 
     data: LightningDataModule
@@ -88,6 +89,7 @@ class Training:
     checkpoints: Checkpoints
     overview: Overview
     named_callbacks: dict[str, Callback]
+    finders: dict[str, LearningRateFinder]
 
     @contextmanager
     def errors_explained(self, checkpoint: Path | None) -> Iterator[None]:
@@ -103,7 +105,7 @@ def build_training(settings: schema.Train, run: Run, callbacks: Sequence[Callbac
     """Build the data, the module and the Trainer with all that a run has; `callbacks` come behind all others."""
     told, settings = settings, with_trainers_shortcuts(settings)
     data: LightningDataModule = build(settings.data, key="data", kind=LightningDataModule)
-    module = build_module(settings)
+    module = build_module(settings, fetches_weights=not run.is_resumed)
     freezing = initialize(module, settings.init, run)
     _compile(module, settings.trainer.compile)
     metrics = StepMetrics(settings.trainer.on_nan == "skip")  # the first, so that the others find what it gathers
@@ -112,7 +114,7 @@ def build_training(settings: schema.Train, run: Run, callbacks: Sequence[Callbac
         f"callbacks.{name}": build(node, key=f"callbacks.{name}", kind=Callback)
         for name, node in settings.callbacks.items()
     }
-    _refuse_tuners(named)
+    finders = _take_finders(named)
     views = {f"views.{name}": build(node, key=f"views.{name}", kind=Callback) for name, node in settings.views.items()}
     named |= {key: guarded(key, view) for key, view in views.items()}
     of_first_process = [RecordRun(run, throughput, metrics, named), overview] if is_rank_zero() else []
@@ -149,7 +151,7 @@ def build_training(settings: schema.Train, run: Run, callbacks: Sequence[Callbac
     execute_steps(trainer, settings.trainer.steps_per_execution, metrics, checkpoints)
     note_device(run, trainer)
     run.record.settings = told.model_dump()
-    return Training(data, module, trainer, checkpoints, overview, named)
+    return Training(data, module, trainer, checkpoints, overview, named, finders)
 
 
 def _compile(module: LightningModule, asked: bool | dict[str, Any]) -> None:
@@ -168,21 +170,25 @@ def _compile(module: LightningModule, asked: bool | dict[str, Any]) -> None:
         raise UserError(f"trainer.compile={asked}: {first_lines(error)}") from error
 
 
-def _refuse_tuners(callbacks: Mapping[str, Callback]) -> None:
-    """Refuse what tries settings out in trainings within the training, which a run's folder cannot hold.
+def _take_finders(callbacks: dict[str, Callback]) -> dict[str, LearningRateFinder]:
+    """Take out the learning-rate finders, which are at work before the training.
 
     Raises:
-        UserError: there is one.
+        UserError: a tuner would change the run's settings on the way, which its folder cannot hold.
     """
+    finders = {key: one for key, one in callbacks.items() if type(one) is LearningRateFinder}
+    for key in finders:
+        del callbacks[key]
     for key, callback in callbacks.items():
         for kind, setting in ((BatchSizeFinder, "data.batch_size"), (LearningRateFinder, "optimizer.lr")):
             if isinstance(callback, kind):
-                found = f"what a {kind.__name__} finds would not be in the run's config"
+                found = f"what a {type(callback).__name__} finds would not be in the run's config"
                 raise UserError(f"{key}: {found}; try values of {setting} by -m")
+    return finders
 
 
-def build_module(config: schema.Train) -> LightningModule:
-    """The LightningModule with its network, its weights drawn anew.
+def build_module(config: schema.Train, fetches_weights: bool = True) -> LightningModule:
+    """The LightningModule with its network, its weights drawn anew or, if it `fetches_weights`, pretrained.
 
     It is given what its constructor takes of `optimizer`, `scheduler` and `augment`.
 
@@ -205,7 +211,8 @@ def build_module(config: schema.Train) -> LightningModule:
         if name != "optimizer":
             raise UserError(f"{name}: {target} takes no argument of that name; leave it out by {name}=none")
         log.warning("optimizer: %s takes none and makes its own; optimizer=none says so", target)
-    module: LightningModule = build(config.model, key="model", kind=LightningModule, **parts)
+    node = config.model if fetches_weights else without_downloads(config.model)
+    module: LightningModule = build(node, key="model", kind=LightningModule, **parts)
     if "optimizer" in parts:
         parts["optimizer"].module = module
     return module

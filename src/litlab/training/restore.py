@@ -50,7 +50,7 @@ def restored(config: schema.Train, checkpoint: Path) -> tuple[LightningDataModul
         UserError: the checkpoint is damaged or of another network.
     """
     data: LightningDataModule = build(config.data, key="data")
-    module = build_module(config)
+    module = build_module(config, fetches_weights=False)
     load_weights(module, checkpoint)
     restore_data(data, checkpoint)
     return data, module

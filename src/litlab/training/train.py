@@ -21,6 +21,7 @@ from litlab.runs.run import Run
 from litlab.runs.terminal import ending, opening, tensorboard_command
 from litlab.training.build import build_training
 from litlab.training.errors import ending_with_hint
+from litlab.training.lr_range import suggest_learning_rate
 from litlab.training.restore import resume
 from litlab.training.trainer import processes_here
 
@@ -81,6 +82,8 @@ def _train(settings: schema.Train, run: Run, callbacks: Sequence[Callback]) -> N
     with training.errors_explained(checkpoint):
         if is_rank_zero():
             _open(run, trainer, module, checkpoint)
+    for key, finder in training.finders.items() if not run.is_resumed else ():
+        suggest_learning_rate(key, finder, settings, module, run)
     untestable = _untestable(module, data) if settings.test else "test=false"
     if settings.test and untestable:
         log.info("test: %s, so the best weights are not tested", untestable)

@@ -86,6 +86,7 @@ CLASSES = [
     "litlab.callbacks.ema.EMA",
     "litlab.data.augment.Affine",
     "litlab.data.folder.FolderDataModule",
+    "litlab.networks.torchvision_network",
     "litlab.schedulers.Cosine",
     "litlab.schedulers.OneCycle",
     "litlab.sweeps.launchers.basic.Basic",
@@ -109,7 +110,10 @@ CLASSES = [
     "torch.optim.lr_scheduler.StepLR",
     *(
         f"lightning.pytorch.callbacks.{name}"
-        for name in ("BackboneFinetuning", "DeviceStatsMonitor", "EarlyStopping", "StochasticWeightAveraging", "Timer")
+        for name in (
+            *("BackboneFinetuning", "DeviceStatsMonitor", "EarlyStopping", "LearningRateFinder"),
+            *("StochasticWeightAveraging", "Timer"),
+        )
     ),
 ]
 
