@@ -87,6 +87,11 @@ def start(name: str) -> None:
 
             print_document(help_of_group(group))
             return
+        if name == "train" and any(text.startswith("query=") for text in sys.argv[1:]):
+            from litlab.config.group_help import completions
+
+            for key in completions(os.environ.get("COMP_LINE", "")):  # besides those that Hydra finds in the config
+                say(key)
         sys.argv[1:] = command.rewrite(in_order(sys.argv[1:]))
         processes.forget_others()
         processes.shorten_socket_paths()

@@ -72,8 +72,15 @@ def test_shows_the_config():
     assert "max_epochs: 5" in done.stdout
 
 
-def test_completes_by_tab(tmp_path):
-    line = "train optimizer="
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("train optimizer=", {"optimizer=adam", "optimizer=adamw", "optimizer=none", "optimizer=sgd"}),
+        ("train trainer.fa", {"trainer.fast_dev_run="}),
+        ("train seed=1 data.sp", {"data.split_seed="}),
+    ],
+)
+def test_completes_by_tab(tmp_path, line, words):
     completed = train_without_torch(
         "-sc",
         "query=bash",
@@ -81,7 +88,7 @@ def test_completes_by_tab(tmp_path):
         env={"COMP_LINE": line, "COMP_POINT": str(len(line)), "PATH": "/usr/bin:/bin"},
     )
     assert completed.returncode == 0
-    assert set(completed.stdout.split()) == {"optimizer=adam", "optimizer=adamw", "optimizer=none", "optimizer=sgd"}
+    assert set(completed.stdout.split()) == words
 
 
 def test_an_unknown_command_lists_the_commands(command):

@@ -19,7 +19,7 @@ class RequiredMetrics(Callback):
 
     Metrics of the validation are looked for after the one before the first step, or else after the first one; these
     are names that begin with `val`, and the monitored metric. The others are looked for after the first epoch, whose
-    training may log them. Names that begin with `test` are measured only at the end.
+    training may log them. Names that begin with `test` are measured only at the end, for a sweep.
 
     Args:
         metrics: the names by the settings that name them, such as `callbacks.stop.monitor`.
@@ -84,9 +84,10 @@ class RequiredMetrics(Callback):
     def _require(self, trainer: Trainer, metrics: Mapping[str, str]) -> None:
         logged = _logged_names(trainer)
         for key, name in metrics.items():
-            if name in logged or (self.has_test and name.startswith("test")):
+            is_objective = key.startswith("sweep.objectives.")
+            if name in logged or (is_objective and self.has_test and name.startswith("test")):
                 continue
-            setting = "sweep.objectives" if key.startswith("sweep.objectives.") else key
+            setting = "sweep.objectives" if is_objective else key
             problem = f"{setting}={name}: no such metric; {self._hint(logged, key, name)}"
             if key not in self.optional:
                 raise UserError(problem)
@@ -94,7 +95,7 @@ class RequiredMetrics(Callback):
             self.metrics.pop(key)
 
     def _hint(self, logged: list[str], key: str, name: str) -> str:
-        if name.startswith("test"):
+        if name.startswith("test") and key.startswith("sweep.objectives."):
             return "the run ends without a test; add test=true"
         if logged:
             return f"{'the run' if self._was_validated else 'validation'} logs {', '.join(sorted(logged))}"

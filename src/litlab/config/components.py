@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, cast
 
 from litlab.config import component_schema
-from litlab.config.signatures import definition, file_of
+from litlab.config.signatures import definition, file_of, signature_of
 from litlab.config.types import Settings
 from litlab.errors import UserError
 from litlab.messages import first_lines
@@ -41,6 +41,20 @@ def schema_of(target: str) -> type[Settings] | None:
         home = importlib.import_module(near[-1]) if near else None
     found = getattr(home, name, None)
     return found if isinstance(found, type) and issubclass(found, Settings) else None
+
+
+def may_add(values: Any, key: str) -> bool:
+    """Whether `key` would be an argument, not given yet, of a component among the values."""
+    *place, name = key.split(".")
+    for part in place:
+        values = values.get(part) if isinstance(values, Mapping) else None
+    if not (isinstance(values, Mapping) and "_target_" in values):
+        return False
+    with suppress(UserError):  # the target is wrong, too, and told then
+        found = schema_of(str(values["_target_"]))
+        signature = None if found else signature_of(str(values["_target_"]))
+        return name in (found.model_fields if found else signature.types if signature else ())
+    return False
 
 
 def build(node: Mapping[str, Any], *args: Any, key: str = "", kind: type | None = None, **kwargs: Any) -> Any:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
 
 from litlab.config.command_schema import SweepCommand
+from litlab.config.components import may_add
 from litlab.config.marks import is_marked, marked, unmarked
 from litlab.config.schema import Paths, Train
 from litlab.config.trust import made_elsewhere
@@ -261,7 +262,10 @@ def _explanation(error: Exception) -> str:
         key, value = override.groups() if override else (cause.full_key or "", None)
         if (cause.full_key or "").startswith(f"{key}."):
             key, value = cause.full_key or "", None  # in a value that is a dictionary
-        return unknown_key(key, value, _root_of(cause))
+        root = _root_of(cause)
+        if value is not None and may_add(root, key):
+            return f"{key}={value}: the config does not have it yet; +{key}={value} adds it"
+        return unknown_key(key, value, root)
     if isinstance(cause, InterpolationKeyError) and (wanted := re.search(r"'(.*)' not found", str(cause))):
         return f"{cause.full_key}: is {wanted[1]} unless given, and there is none; give {cause.full_key}=…"
     if "Missing mandatory value" in str(cause) and isinstance(cause, OmegaConfBaseException):

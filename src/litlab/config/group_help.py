@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from litlab.config.command_schema import Resume, TrainCommand
+from litlab.config.components import INSTRUCTIONS
 from litlab.config.describe import (
     COLLECTIONS,
     INTERPOLATION,
@@ -51,6 +52,18 @@ def help_of_group(asked: str) -> str:
         place = f"{asked}.NAME" if asked in COLLECTIONS else asked
         lines += [f"Any class or function: {place}._target_=…, and its arguments as keys beside it.", ""]
     return "\n".join(lines)
+
+
+def completions(line: str) -> list[str]:
+    """Return the keys that the last word of a command line may become though the config lacks them, as KEY=."""
+    word = line.rpartition(" ")[2].lstrip("+")
+    group, dot, _ = word.partition(".")
+    if not dot or group not in groups() or group in (*COLLECTIONS, *RECIPES):
+        return []
+    schema = group_schema(group)
+    kinds = [schema, *(case["then"] for case in schema.get("allOf", ()))]
+    names = {name for kind in kinds for name in kind.get("properties", {})} - {"defaults", *INSTRUCTIONS[1:]}
+    return sorted(key for name in names if (key := f"{group}.{name}=").startswith(word))
 
 
 def _title(group: str, name: str) -> str:

@@ -119,7 +119,9 @@ class Trainer(Settings):
     @cross_check(mode="after")
     def _devices_are_there(self) -> Self:
         if isinstance(self.devices, list) and self.accelerator == "cpu":
-            raise ValueError("trainer.devices as a list names a GPU, but trainer.accelerator is cpu: set devices to 1")
+            raise ValueError(
+                "trainer.devices as a list names a GPU, but trainer.accelerator is cpu: set trainer.devices=1"
+            )
         if self.devices == -1 and self.accelerator == "cpu":
             raise ValueError(
                 "trainer.devices=-1 means all GPUs, but trainer.accelerator is cpu: say how many processes"

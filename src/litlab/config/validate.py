@@ -88,7 +88,7 @@ def _problems(
             if detail["type"] == "extra_forbidden":
                 yield unknown_key(key, as_override(given), root)
             elif detail["type"] == "missing":
-                yield f"{'.'.join([*place, *map(str, detail['loc'])])}: is missing"
+                yield f"{'.'.join([*place, *inner, str(detail['loc'][-1])])}: is missing"
             elif detail["type"] == "value_error":  # a cross-check names its keys itself
                 yield str(detail["ctx"]["error"])
             else:
@@ -188,7 +188,11 @@ def _trainer_problems(root: Mapping[str, Any], settings: Any) -> Iterator[str]:
     signature = signature_of(TRAINER, through_decorators=True) if others else None
     if signature is None:
         return
-    yield from _argument_problems(root, signature, TRAINER, others, ("trainer",))
+    taken = sorted({*signature.types, *Trainer.model_fields} - ANSWERED.keys())
+    for key in others.keys() - signature.types.keys():
+        yield unknown_argument("trainer", key, as_override(others[key]), "it", taken)
+    known = {key: value for key, value in others.items() if key in signature.types}
+    yield from _argument_problems(root, signature, TRAINER, known, ("trainer",))
     for key, hint in ANSWERED.items():
         if others.get(key) and not (key == "logger" and others[key] is True):
             yield f"trainer.{key}={as_override(others[key])}: {hint}"

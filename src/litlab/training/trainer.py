@@ -72,7 +72,8 @@ def make_trainer(
     if config.precision == "auto":
         settings["precision"] = precision or "32-true"
     if settings["precision"] == "16-mixed" and is_cpu(config.accelerator):  # Lightning would take bf16-mixed
-        raise UserError("trainer.precision=16-mixed: is for GPUs, and this is a CPU; set bf16-mixed, 32-true or auto")
+        hint = "set trainer.precision=bf16-mixed, 32-true or auto"
+        raise UserError(f"trainer.precision=16-mixed: is for GPUs, and this is a CPU; {hint}")
     if isinstance(config.profiler, dict):
         settings["profiler"] = build(config.profiler, key="trainer.profiler", kind=Profiler)
     elif config.profiler and is_rank_zero():

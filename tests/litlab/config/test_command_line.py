@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from conftest import settings
 
 from litlab.config.command_line import given, in_order, of_compare, of_predict, of_train
 from litlab.config.marks import marked
@@ -102,6 +103,20 @@ def test_compare_understands_folders_and_conditions(typed, understood):
 )
 def test_predict_takes_a_path_as_it_is(typed, understood):
     assert of_predict(typed) == understood
+
+
+def test_a_component_takes_the_place_of_a_groups_option():
+    node = "optimizer={_target_: torch.optim.Adamax, lr: 0.1}"
+    assert of_train([node]) == ["~optimizer", f"++{node}"]
+    assert of_train(["~optimizer", f"+{node}"]) == ["~optimizer", f"+{node}"]
+    several = "optimizer={_target_: torch.optim.Adamax, lr: 0.1},{_target_: torch.optim.RAdam, lr: 0.1}"
+    assert of_train(["-m", several]) == ["-m", several]
+    assert settings(*of_train([node])).optimizer == {"_target_": "torch.optim.Adamax", "lr": 0.1}
+
+
+def test_interpolations_may_be_hydras_and_omegaconfs_own():
+    told = settings("trainer.max_epochs=${oc.select:nothing,3}", "seed=${oc.decode:'7'}")
+    assert (told.trainer.max_epochs, told.seed) == (3, 7)
 
 
 def test_what_was_given_by_its_key():
