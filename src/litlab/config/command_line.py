@@ -21,7 +21,7 @@ OF_A_SWEEP = re.compile(
 """Hydra's settings that count with -m."""
 
 OF_A_NEW_NODE = re.compile(
-    r"(scheduler|augment|callbacks\.\w+|views\.\w+)(\.\w|=\{)|init\.rename=\{|optimizer\.groups\b|logger\.\w+=\{"
+    r"(scheduler|augment)(\.\w|=\{)|init\.rename=\{|optimizer\.groups\b|(callbacks|views|logger)\.\w+=\{"
     rf"|trainer\.(?!({'|'.join(Trainer.model_fields)})=)\w+="
 )
 """The beginning of what sets a key that the config need not have yet; Hydra would ask for a `+`."""

@@ -208,7 +208,7 @@ class Train(Settings):
             if is_frameworks and node.get("monitor") == self.checkpoint.monitor and "mode" not in node:
                 name = node["_target_"].rpartition(".")[2]
                 problem = f"{name} minimizes it by default, but checkpoint.mode is max"
-                raise ValueError(f"{key}.monitor={node['monitor']}: {problem}; add {key}.mode=max")
+                raise ValueError(f"{key}.monitor={node['monitor']}: {problem}; add +{key}.mode=max")
         return self
 
     @cross_check(mode="after")
