@@ -225,8 +225,8 @@ def with_new_names(text: str) -> str:
             lines.append(f"{found['indent']}from {home} import {new if new == name else f'{new} as {name}'}")
         return "\n".join(lines)
 
-    text = text.replace("from litlab.schema import ", "from litlab.config.types import ")  # the part that projects use
     text = re.sub(rf"(?<![\w.])litlab\.({names})(?![\w.]*\w/)(?!\w)", lambda found: f"litlab.{RENAMED[found[1]]}", text)
+    text = text.replace("from litlab.config.schema import ", "from litlab.config.types import ")  # what projects take
     text = re.sub(r"(?m)^(?P<indent>[ \t]*)from litlab import (?P<names>[\w, ]+)$", split, text)
     return re.sub(r"(?m)^ +- override hydra/help: train\n", "", text)  # there is one help for all commands
 

@@ -92,7 +92,7 @@ def in_doubles():
         images, labels = touch(*arguments)
         return images.double(), labels
 
-    litlab.training.build.build_module = lambda config: build(config).double()
+    litlab.training.build.build_module = lambda *args, **kwargs: build(*args, **kwargs).double()
     MNISTDataModule.on_after_batch_transfer = doubled
 
 

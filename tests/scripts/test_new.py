@@ -75,7 +75,9 @@ def test_the_project_has_the_lab_the_example_and_nothing_else(projects, template
     expected = {
         path.replace("/digits/", "/aardvark/")
         for path in script("new").template()
-        if not path.startswith(("scripts/", "tests/", "CONTRIBUTING", "CHANGELOG", ".pre-commit"))
+        if not path.startswith(
+            ("scripts/", "tests/", "CONTRIBUTING", "CHANGELOG", ".pre-commit", ".vscode", "configs/.schema")
+        )
         or path.startswith("tests/digits/")
     }
     others = {"docs/litlab.md", ".litlab.json", "scripts/setup.py", "scripts/train", "scripts/test"}
@@ -105,7 +107,9 @@ def test_a_bare_project_has_no_example(projects):
     }
     lab = {path for path in files(projects / "full") if path.startswith(("src/litlab/", "configs/", "docs/"))}
     gone = {path for path in lab - found.keys() if not path.startswith("configs/experiment/")}
-    assert gone == {"configs/data/mnist.yaml", "configs/model/convnet.yaml", "configs/callbacks/tutorial.yaml"}
+    assert {path for path in gone if not path.startswith("configs/.schema/")} == {
+        f"configs/{choice}.yaml" for choice in ("data/mnist", "model/convnet", "model/resnet18", "callbacks/tutorial")
+    }
     for path, content in found.items():
         if path.startswith(("src/zebra", "configs/", "tests/")):
             assert b"MNIST" not in content

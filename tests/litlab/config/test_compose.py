@@ -80,10 +80,10 @@ REFUSALS = {
     "checkpoint.monitor=val/loss": "checkpoint.monitor=val/loss: needs its direction; add checkpoint.mode=min or ",
     "checkpoint.monitor=val/loss checkpoint.mode=null": "checkpoint.monitor=val/loss: needs its direction; add che",
     "+callbacks.s={_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:val/acc}": (
-        "callbacks.s.monitor=val/acc: EarlyStopping minimizes it by default, but checkpoint.mode is max; add cal"
+        "callbacks.s.monitor=val/acc: EarlyStopping minimizes it by default, but checkpoint.mode is max; add +cal"
     ),
     "+callbacks.k={_target_:lightning.pytorch.callbacks.ModelCheckpoint,monitor:val/acc}": (
-        "callbacks.k.monitor=val/acc: ModelCheckpoint minimizes it by default, but checkpoint.mode is max; add cal"
+        "callbacks.k.monitor=val/acc: ModelCheckpoint minimizes it by default, but checkpoint.mode is max; add +cal"
     ),
     "model.net.kernel_size=4": "model.net.kernel_size=4: should be odd",
     "model._target_=json.dumpz": "model._target_=json.dumpz: json has no dumpz",
@@ -173,7 +173,7 @@ GROUPS = (
 
 
 def test_every_folder_of_configs_is_known_to_this_test():
-    assert {path.name for path in CONFIGS.iterdir() if path.is_dir()} == {*GROUPS, "hydra"}
+    assert {path.name for path in CONFIGS.iterdir() if path.is_dir()} == {*GROUPS, "hydra", ".schema"}
 
 
 @pytest.mark.parametrize("choice", [f"{group}={name}" for group in GROUPS for name in options(group)])

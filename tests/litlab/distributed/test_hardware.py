@@ -83,7 +83,9 @@ def test_the_chosen_number_format_is_printed_and_recorded(mnist_dir, tmp_path, m
 def test_16_bits_are_refused_on_a_cpu(tmp_path, monkeypatch, accelerator):
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     config = settings("trainer.precision=16-mixed", f"trainer.accelerator={accelerator}").trainer
-    with pytest.raises(UserError, match=r"trainer.precision=16-mixed: is for GPUs, and this is a CPU; set bf16-mixed"):
+    with pytest.raises(
+        UserError, match=r"trainer.precision=16-mixed: is for GPUs, and this is a CPU; set trainer.prec"
+    ):
         make_trainer(config, [], [], tmp_path)
     trainer = make_trainer(settings_elsewhere(config, "cpu"), [], [], tmp_path)  # to test a GPU's run
     assert trainer.precision == "32-true"
@@ -150,7 +152,7 @@ def test_values_are_read_where_no_event_tells_when_they_have_arrived(monkeypatch
 
     monkeypatch.setattr(torch.Tensor, "to", to)
     gathered = LoggedValues({}, {}, ("loss",), torch.ones(1))
-    transfer = HostCopy([Step(0, 1, 1, True, 0.1, gathered)], {})
+    transfer = HostCopy([Step(0, 1, 1, True, {}, gathered)], {})
     assert asked == [False]
     assert transfer.done()
     assert [values["loss"] for _, values in transfer.read()] == [1.0]
