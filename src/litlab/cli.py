@@ -20,7 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 from litlab.commands.command import Command, Request
 from litlab.commands.resume import run_folder
 from litlab.config.command_line import asked_group, given, in_order
-from litlab.config.compose import check, config_text, explain, without
+from litlab.config.compose import check, config_text, without_hydra
+from litlab.config.explain import explain
 from litlab.console import open_channels, print_document, say
 from litlab.distributed import processes
 from litlab.distributed.signals import Interrupted, stop
@@ -30,10 +31,10 @@ from litlab.project import CONFIGS
 from litlab.runs.run import refuse_taken
 from litlab.runs.storage_faults import storage_may_fail
 
-COMMANDS = ("train", "evaluate", "reproduce", "compare", "predict", "export", "trust", "schema")
+COMMANDS = ("train", "evaluate", "reproduce", "compare", "predict", "export", "trust", "rename", "schema")
 """Each is a module of that name in litlab.commands."""
 
-BY_LITLAB_ALONE = ("export", "trust", "schema")
+BY_LITLAB_ALONE = ("export", "trust", "rename", "schema")
 """Commands without a script of their own: a shell, or the system, has commands of these names."""
 
 EXPLAINED = (UserError, HydraException, OmegaConfBaseException)
@@ -145,7 +146,7 @@ class Prepare(Callback):
         name = kwargs["config_name"]
         with ending(name):
             os.environ.update(config.hydra.job.env_set)  # Hydra itself does so later
-            command, own = find(name), without(config, {"hydra"})
+            command, own = find(name), without_hydra(config)
             settings = check(own, command.settings)
             if command.join is None:
                 _refuse_several_processes()

@@ -77,13 +77,22 @@ def sync_all(files: Iterable[Path]) -> None:
         sync(path)
 
 
-def new_folder(parent: str) -> str:
-    """Make a folder named by the time in `parent`; of two processes that ask at once, each gets its own."""
+TIME = r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(-\d+)?"
+"""What the name of a `new_folder` begins with."""
+
+
+def new_folder(parent: str, name: str | None = None) -> str:
+    """Make a folder named by the time in `parent`; of two processes that ask at once, each gets its own.
+
+    Args:
+        parent: where it is made.
+        name: what its name ends with.
+    """
     Path(parent).mkdir(parents=True, exist_ok=True)
-    now = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    now, end = f"{datetime.now():%Y-%m-%d_%H-%M-%S}", f"_{name}" if name else ""
     attempt = 1
     while True:
-        folder = Path(parent, now if attempt == 1 else f"{now}-{attempt}")
+        folder = Path(parent, now + ("" if attempt == 1 else f"-{attempt}") + end)
         try:
             folder.mkdir()
         except FileExistsError:

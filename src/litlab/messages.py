@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from litlab.project import CONFIGS
+from litlab.project import CONFIGS, groups
 
 LONGEST = 1000
 """Characters of a line that is of use to anybody."""
@@ -26,8 +26,7 @@ def no_such_option(file: str, options: Sequence[str] | None) -> str:
 def unknown_key(key: str, given: str | None, root: Mapping[str, Any]) -> str:
     """A key that the config, whose values are `root`, does not have."""
     parent, _, _ = key.rpartition(".")
-    groups = [path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name not in {"hydra", *root}]
-    known = [other for other in [*_keys(root), *groups] if other != key]
+    known = [other for other in [*_keys(root), *(group for group in groups() if group not in root)] if other != key]
     if parent not in known:
         parent = ""  # misspelt itself: list what there is at the top
     siblings = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == parent]

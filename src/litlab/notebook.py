@@ -52,7 +52,7 @@ def train(*overrides: str) -> Run:
     config = check(own, schema.Train)
     from litlab.training.train import train as train_run
 
-    folder = Path(new_folder(f"{config.paths.logs}/train/runs"))
+    folder = Path(new_folder(f"{config.paths.logs}/train/runs", config.name))
     write_config(folder, own)
     changes = {key: text.partition("=")[2] for key, text in texts.items()}
     in_main_thread = threading.current_thread() is threading.main_thread()

@@ -9,6 +9,12 @@ IN_CHECKOUT = SOURCE.name == "src"
 CONFIGS = SOURCE.parent / "configs" if IN_CHECKOUT else SOURCE / "litlab" / "configs"
 
 
+def groups() -> list[str]:
+    """Return the names of the groups of configs, without Hydra's own."""
+    folders = (path.name for path in CONFIGS.iterdir() if path.is_dir())
+    return sorted(name for name in folders if name.isidentifier() and name != "hydra")
+
+
 def project_root() -> str:
     """The checked-out project; where only its wheel is installed, the working directory."""
     return str(SOURCE.parent if IN_CHECKOUT else Path.cwd())

@@ -52,7 +52,7 @@ def test_a_model_without_a_network_of_its_own_is_told(a_run, tmp_path):
 
 
 def test_what_is_no_run_is_told(a_run, tmp_path):
-    with pytest.raises(UserError, match="there is no such file or folder"):
+    with pytest.raises(UserError, match="there is no such file, folder or name of a run"):
         load_run(tmp_path / "nowhere")
     with pytest.raises(UserError, match="is a file: give the run's folder"):
         load_run(a_run / "checkpoints" / "last.ckpt")

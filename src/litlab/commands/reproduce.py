@@ -3,7 +3,7 @@
 import sys
 
 from litlab.commands.command import Command, Request
-from litlab.commands.trained import run_path
+from litlab.commands.trained import path_of
 from litlab.config.compose import load
 from litlab.config.marks import require_mine
 from litlab.config.schema import Paths, Train
@@ -34,7 +34,7 @@ class Reproduce(Settings):
 def run(request: Request[Reproduce]) -> None:
     """Train again in the request's folder; exit with code 1 if something else comes out."""
     asked = request.settings
-    original = Run.open(run_path(asked.run, asked.paths))
+    original = Run.open(path_of(asked.run, asked.paths))
     if original.record.evaluated is not None:
         evaluated = f"is an evaluation, of {original.record.evaluated}"
         raise UserError(f"run={asked.run}: {evaluated}; only a training is reproduced")

@@ -13,29 +13,34 @@ from litlab.config.marks import require_mine
 from litlab.errors import UserError
 from litlab.files import new_folder
 from litlab.messages import as_override
-from litlab.runs.last import last_run, require_newest
+from litlab.runs.last import last_run, require_newest, run_path
 from litlab.runs.links import refuse_traps
 from litlab.runs.run import Run
 
 SCHEDULED = ("trainer.max_epochs", "trainer.max_steps")
 """Limits of a training's length by which a schedule is made."""
 
+ALWAYS_CHANGEABLE = {"trainer.devices", "tags", "notes"}
+"""Settings that change the last digits at most."""
+
 LENGTHS = (*SCHEDULED, "trainer.max_time")
 """Limits of a training's length; it ends by the one that is reached first."""
 
 
-def run_folder(asked: str | int | None, logs: str, command: str) -> str:
-    """The folder of the run that goes on, or else a new one for the command."""
-    return new_folder(f"{logs}/{command}/runs") if asked is None else str(run_to_resume(asked, Path(logs)).folder)
+def run_folder(asked: str | int | None, logs: str, command: str, name: str | None) -> str:
+    """The folder of the run that goes on, or else a new one for the command, whose name ends with the run's."""
+    if asked is not None:
+        return str(run_to_resume(asked, Path(logs)).folder)
+    return new_folder(f"{logs}/{command}/runs", name)
 
 
 def run_to_resume(asked: str | int, logs: Path) -> Run:
-    """The run in the folder that was asked for; of `last`, the newest that was stopped before its end.
+    """The run in the folder, or of the name, that was asked for; of `last`, the newest that was stopped before its end.
 
     Raises:
         UserError: there is none.
     """
-    folder = last_run(logs, unfinished=True).folder if asked == "last" else Path(str(asked)).expanduser()
+    folder = run_path(asked, logs, unfinished=True)
     if (folder / "plan.json").exists():
         raise UserError(f"resume={asked}: is a sweep's folder; add -m")
     run = Run.open(folder, "resume")
@@ -60,8 +65,7 @@ def resumed(composed: DictConfig, typed: Mapping[str, str]) -> tuple[Run, DictCo
 def resumed_config(run: Run, composed: DictConfig, overrides: Mapping[str, str]) -> DictConfig:
     """The run's own config, with those settings that may change, or any by `resume.force=true`.
 
-    These are the limits of the training's length, if they are raised, and `trainer.devices`, which changes the last
-    digits at most.
+    These are the limits of the training's length, if they are raised, and those that are ALWAYS_CHANGEABLE.
 
     Args:
         run: what goes on.
@@ -81,7 +85,7 @@ def resumed_config(run: Run, composed: DictConfig, overrides: Mapping[str, str])
         require_newest(last_run(Path(composed.paths.logs), unfinished=True))
     raised = {key for key in changes.keys() & set(LENGTHS) if _length(changes[key]) > _length(_value(config, key))}
     allowed = raised.difference(SCHEDULED) if own.scheduler else raised
-    refused = [key for key in changes if key not in {*allowed, "trainer.devices"}]
+    refused = [key for key in changes if key not in {*allowed, *ALWAYS_CHANGEABLE}]
     if refused and not force:
         raise UserError(*(_refusal(key, changes[key], config) for key in refused))
     if "groups" in (config.optimizer or {}) and any(key.partition(".")[0] == "optimizer" for key in changes):
@@ -90,7 +94,7 @@ def resumed_config(run: Run, composed: DictConfig, overrides: Mapping[str, str])
     for part in ("optimizer", "scheduler"):
         if part in changes and _target(changes[part]) != _target(_value(config, part)):
             raise UserError(f"{part}: another one cannot go on with the state of the run's")
-    if run.record.status == "done" and not changes.keys() - {"trainer.devices"}:
+    if run.record.status == "done" and not changes.keys() - ALWAYS_CHANGEABLE:
         limits = [key for key in LENGTHS if _length(_value(config, key)) < math.inf]
         raise UserError(f"resume={run.folder}: this run is done; a higher {' or '.join(limits)} trains on")
     for key, value in changes.items():
@@ -135,6 +139,8 @@ def _target(node: Any) -> Any:
 
 
 def _refusal(key: str, value: Any, config: DictConfig) -> str:
+    if key == "name":
+        return f"name={value}: the run has a name of its own; `litlab rename` changes it"
     old = as_override(_value(config, key))
     hint = "or resume.force=true, and the run is no longer that of one config"
     if key in SCHEDULED and config.scheduler:

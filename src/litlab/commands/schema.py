@@ -4,15 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from litlab.commands import compare, evaluate, export, predict, reproduce, trust
+from litlab.commands import compare, evaluate, export, predict, rename, reproduce, trust
 from litlab.commands.command import Command, Request
 from litlab.config.command_schema import TrainCommand
-from litlab.config.describe import command_schema, group_schema, groups
+from litlab.config.describe import command_schema, group_schema
 from litlab.config.schema import Paths
 from litlab.config.types import Settings
 from litlab.console import say
 from litlab.files import read_text, write_text
-from litlab.project import CONFIGS
+from litlab.project import CONFIGS, groups
 
 HELP = """\
 schema: write JSON Schemas of all configs, by which an editor completes keys and shows their types and sentences.
@@ -20,7 +20,7 @@ schema: write JSON Schemas of all configs, by which an editor completes keys and
   litlab schema             writes configs/.schema/, and the settings by which VS Code's YAML extension finds them
 """
 
-COMMANDS = (compare, evaluate, export, predict, reproduce, trust)
+COMMANDS = (compare, evaluate, export, predict, rename, reproduce, trust)
 
 
 class SchemaCommand(Settings):

@@ -37,6 +37,7 @@ train: train a network, keep the best weights, test them.
   train -m resume=last                     go on with the sweep that was stopped
   train debug=one_batch                    does everything fit together?
   train resume=last                        go on with the run that was stopped
+  train name=wider tags=[ablation]         a name and words to find it by, as in evaluate run=wider
   train --help optimizer                   its keys, with types and what they mean
 
 Groups and their options:
@@ -82,8 +83,8 @@ def prepare(request: Request[TrainCommand]) -> TrainRequest:
         return TrainRequest(asked.of_run(), own, request.choose_folder, typed, launcher, text, is_resumed=False)
     run, own = resumed(request.config, typed)
     settings = check(own, Train)
-    if asked.resume.run == "last":
-        say(f"resume=last: {run.folder}", sys.stderr)
+    if not Path(str(asked.resume.run)).expanduser().exists():
+        say(f"resume={asked.resume.run}: {run.folder}", sys.stderr)
     with storage_may_fail(run.folder):
         break_links(run.folder)  # before Hydra opens train.log
     return TrainRequest(settings, own, lambda: run.folder, typed, launcher, config_text(own), is_resumed=True)

@@ -1,4 +1,4 @@
-"""The run that a command is to use: `run=FOLDER`, a checkpoint in it, or `run=last`."""
+"""The run that a command is to use: `run=FOLDER`, a checkpoint in it, `run=NAME` or `run=last`."""
 
 import sys
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from litlab.config.compose import load_trained
 from litlab.config.schema import Paths, Train
 from litlab.config.types import Settings
 from litlab.console import say
-from litlab.runs.last import newest_run
+from litlab.runs.last import run_path
 from litlab.runs.run import Run
 
 
@@ -17,7 +17,7 @@ class OfRun(Settings):
     """Settings of commands that compute with a run's model."""
 
     run: str | int
-    """Folder of the run, a checkpoint in it, or `last` for the newest run; a multirun's folders are numbers."""
+    """Folder of the run, a checkpoint in it, the name of a run, or `last`; a multirun's folders are numbers."""
     accelerator: Literal["auto", "cpu", "gpu", "mps"] | None
     """Kind of device; null for the one of the training."""
     paths: Paths
@@ -39,16 +39,15 @@ class Trained:
         Raises:
             UserError: there is no such run, or it has no such checkpoint.
         """
-        path = run_path(asked, paths)
+        path = path_of(asked, paths)
         run = Run.open(path)
         checkpoint = path.absolute() if path.suffix == ".ckpt" else run.best_checkpoint()
         return cls(run, checkpoint, load_trained(run.folder / "config.yaml", paths))
 
 
-def run_path(asked: str | int, paths: Paths) -> Path:
-    """Return where the run is that was asked for."""
-    if asked != "last":
-        return Path(str(asked)).expanduser()
-    folder = newest_run(Path(paths.logs)).folder
-    say(f"run=last: {folder}", sys.stderr)
-    return folder
+def path_of(asked: str | int, paths: Paths) -> Path:
+    """Return where the run is that was asked for; says so unless that was a path."""
+    path = run_path(asked, Path(paths.logs))
+    if path != Path(str(asked)).expanduser():
+        say(f"run={asked}: {path}", sys.stderr)
+    return path

@@ -88,7 +88,8 @@ def _values(record: Record) -> dict[str, Any]:
     """What conditions may ask for."""
     results = record.results()
     old = {name: results[new] for name, new in RENAMED.items() if new in results}
-    return flat(record.settings) | old | results | {"seed": record.seed, "status": record.status}
+    choices: dict[str, Any] = record.settings.get("choices", {})
+    return choices | flat(record.settings) | old | results | {"seed": record.seed, "status": record.status}
 
 
 def _did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Conditions on settings and results, as text: `optimizer.lr<0.01 and status==done`."""
+"""Conditions on settings and results, as text: `optimizer.lr<0.01 and status==done and "wide" in tags`."""
 
 import operator
 import re
@@ -24,7 +24,7 @@ WITH_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)e[-+]?\d+", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Condition:
-    """A comparison of what goes by the name of `key` with `value`."""
+    """A comparison of what goes by the name of `key` with `value`, or whether it contains that."""
 
     key: str
     operator: str
@@ -35,6 +35,8 @@ class Condition:
         if self.key not in values:
             return False
         try:
+            if self.operator == "in":
+                return self.value in values[self.key]
             return bool(OPERATORS[self.operator](values[self.key], self.value))
         except TypeError:
             return False
@@ -50,9 +52,14 @@ def parse(text: str) -> list[Condition]:
 
 
 def _condition(text: str) -> Condition:
+    if contained := re.fullmatch(r"(.*\S)\s+in\s+([^\s<>=!]+)", text):
+        return Condition(contained[2], "in", _value(contained[1], text))
     match = re.fullmatch(r"([^\s<>=!]+)\s*([<>]=?|[=!]=)\s*([^\s<>=!].*)", text)
     if match is None:
-        accepted = "KEY OP VALUE, OP one of < <= > >= == !=, and several joined by ' and ': 'optimizer.lr<0.01'"
+        accepted = (
+            "KEY OP VALUE, OP one of < <= > >= == !=, or VALUE in KEY; "
+            "several are joined by ' and ': 'optimizer.lr<0.01'"
+        )
         raise UserError(f"'{text}' is no condition, which is {accepted}")
     key, name, value = match.groups()
     return Condition(key, name, _value(value, text))

@@ -23,7 +23,7 @@ def in_words(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {state}" for state, count in counts.items())
 
 
-WITHOUT_EFFECT = re.compile(r"paths\.|views\.|test$|checkpoint\.every_")
+WITHOUT_EFFECT = re.compile(r"(name|tags|notes|test)$|(paths|views|choices)\.|checkpoint\.every_")
 """Settings, besides the seed, that runs of one group may differ in: what is trained does not change."""
 
 
@@ -99,6 +99,12 @@ class Group:
     """The mean; epochs count from 0."""
     seconds: float | None
     """Mean time of the training."""
+
+    @property
+    def names(self) -> list[str]:
+        """The names that the runs have been given."""
+        names = (one.run.record.settings.get("name") for one in self.entries)
+        return sorted({name for name in names if name})
 
     def not_done(self) -> str:
         """In words, how many runs are without value, and why."""

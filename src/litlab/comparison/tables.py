@@ -121,7 +121,7 @@ class Comparison:
         """For people: as wide as the terminal where there is one, and the totals below. Numbers are rounded."""
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
         for name in self._header():
-            table.add_column(name, justify="left" if name in (*self.keys, "not done") else "right", overflow="fold")
+            table.add_column(name, justify="left" if name in self._left() else "right", overflow="fold")
         for cells in self._cells():
             table.add_row(*cells)
         terminal = sys.stdout.isatty()
@@ -135,24 +135,25 @@ class Comparison:
 
     def as_markdown(self) -> str:
         """A table of the same content."""
-        right = ["---" if name in (*self.keys, "not done") else "---:" for name in self._header()]
+        right = ["---" if name in self._left() else "---:" for name in self._header()]
         rows = [self._header(), right, *self._cells()]
         return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
 
     def as_csv(self) -> str:
         """One line a group, numbers with all digits."""
-        rows: list[list[Any]] = [[*self.keys, "n", "mean", "std", "interval", "best_epoch", "seconds", "not_done"]]
+        statistics = ("n", "mean", "std", "interval", "best_epoch", "seconds", "not_done")
+        rows: list[list[Any]] = [[*self._named(), *self.keys, *statistics]]
         for group in self.groups:
             settings = [as_override(group.settings[key]) if key in group.settings else "" for key in self.keys]
             numbers = [group.n, group.mean, group.std, group.interval, group.best_epoch, group.seconds]
-            rows.append([*settings, *numbers, group.not_done()])
+            rows.append([*(" ".join(group.names) for _ in self._named()), *settings, *numbers, group.not_done()])
         return csv_text(rows)
 
     def as_json(self) -> str:
         """Everything, with the runs' folders, numbers with all digits."""
         numbers = ("n", "mean", "std", "interval", "best_epoch", "seconds", "counts")
         groups = [
-            {"settings": group.settings}
+            {"names": group.names, "settings": group.settings}
             | {name: getattr(group, name) for name in numbers}
             | {"runs": [str(one.run.folder) for one in group.entries]}
             for group in self.groups
@@ -162,11 +163,20 @@ class Comparison:
 
     def _header(self) -> list[str]:
         statistics = ("n", f"mean {self.metric}", "std", "± 95 %", "best epoch", "time", "not done")
-        return [one_line(name) for name in (*self.keys, *statistics)]
+        return [one_line(name) for name in (*self._named(), *self.keys, *statistics)]
+
+    def _named(self) -> tuple[str, ...]:
+        """A column for the runs' names, if they have any."""
+        return ("name",) if any(group.names for group in self.groups) else ()
+
+    def _left(self) -> tuple[str, ...]:
+        """The columns of words, which are aligned to the left."""
+        return (*self._named(), *self.keys, "not done")
 
     def _cells(self) -> Iterator[list[str]]:
         for group in self.groups:
             yield [
+                *(" ".join(group.names) for _ in self._named()),
                 *(_cell(group.settings[key]) if key in group.settings else "" for key in self.keys),
                 str(group.n),
                 _rounded(group.mean, 5),

@@ -1,4 +1,4 @@
-"""Configs: composing, reading and checking them, and what is wrong with one; needs neither torch nor lightning."""
+"""Configs: composing, reading and checking them; needs neither torch nor lightning."""
 
 import os
 import re
@@ -8,19 +8,19 @@ from typing import Any, cast
 
 import hydra
 from hydra import initialize_config_dir
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from litlab.config.command_schema import SweepCommand
-from litlab.config.components import may_add
+from litlab.config.explain import explain
 from litlab.config.marks import is_marked, marked, unmarked
 from litlab.config.schema import Paths, Train
 from litlab.config.trust import made_elsewhere
 from litlab.config.validate import ConfigT, check_values
 from litlab.errors import UserError
 from litlab.files import LARGEST_TEXT, new_folder, read_text, write_text
-from litlab.messages import first_lines, no_such_option, one_line, unknown_key
+from litlab.messages import first_lines
 from litlab.project import CONFIGS, project_root
 
 CALL = re.compile(r"(?<!\\)\$\{\s*[\w.]+\s*:")
@@ -28,6 +28,9 @@ CALL = re.compile(r"(?<!\\)\$\{\s*[\w.]+\s*:")
 
 PORTABLE = "${project_root:}"
 """The one computed value that a run's folder keeps as such, so that the project can be moved."""
+
+NOT_THE_RUNS = ("hydra", "sweep", "launcher", "paths")
+"""Groups whose options make no difference to what a run is."""
 
 NOT_KNOWN = "not_known_before_the_job"
 """Resolver of a value that a sweep has yet to choose."""
@@ -59,7 +62,7 @@ def compose(command: str, overrides: Sequence[str]) -> DictConfig:
     """
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return hydra.compose(command, overrides=list(overrides))
+            return without_hydra(hydra.compose(command, overrides=list(overrides), return_hydra_config=True))
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(explain(error)) from error
 
@@ -83,7 +86,17 @@ def check(config: DictConfig, schema: type[ConfigT]) -> ConfigT:
 
 def run_config(composed: DictConfig) -> DictConfig:
     """What of `train`'s composed config is the run's, and goes into its folder."""
-    return without(composed, {"hydra"} | SweepCommand.model_fields.keys() - Train.model_fields.keys())
+    return without(without_hydra(composed), SweepCommand.model_fields.keys() - Train.model_fields.keys())
+
+
+def without_hydra(composed: DictConfig) -> DictConfig:
+    """What Hydra has composed, without its own part; `train`'s config says which options were chosen."""
+    config = without(composed, {"hydra"})
+    if "choices" in config and "hydra" in composed:
+        options = composed.hydra.runtime.choices
+        chosen = {name: options[name] for name in options if name.partition("/")[0] not in NOT_THE_RUNS}
+        config.choices = {name: option for name, option in chosen.items() if option is not None}
+    return config
 
 
 def without(config: DictConfig, keys: Set[str]) -> DictConfig:
@@ -234,58 +247,3 @@ def parse(text: str, name: str) -> DictConfig:
     if not isinstance(config, DictConfig):
         raise UserError(f"{name} holds no config")
     return config
-
-
-def explain(error: Exception) -> str:
-    """One line that says what is wrong with the command line or the config, and what would be right."""
-    cause = error.__cause__ or error.__context__
-    while cause:
-        if isinstance(cause, UserError):  # a resolver has raised it
-            return str(cause)
-        cause = cause.__cause__ or cause.__context__
-    return one_line(_explanation(error))
-
-
-def _explanation(error: Exception) -> str:
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return no_such_option(str(error.missing_cfg_file), error.options)
-    if isinstance(error, OverrideParseException):
-        return _no_override(error)
-    if several := re.match(
-        r"(?:Sweep parameters|Ambiguous value for argument) '(.+?)'(?: requires|\s+1\.)", str(error)
-    ):
-        a_list = ", or brackets if they are a list" if str(error).startswith("Ambiguous") else ""
-        return f"{several[1]}: several values need `train -m`, which runs a job for each{a_list}"
-    if "is not in struct" in str(cause) and isinstance(cause, OmegaConfBaseException):
-        override = re.search(r"config use \+(.+?)=(.*)$", str(error), re.MULTILINE)  # Hydra repeats it there
-        key, value = override.groups() if override else (cause.full_key or "", None)
-        if (cause.full_key or "").startswith(f"{key}."):
-            key, value = cause.full_key or "", None  # in a value that is a dictionary
-        root = _root_of(cause)
-        if value is not None and may_add(root, key):
-            return f"{key}={value}: the config does not have it yet; +{key}={value} adds it"
-        return unknown_key(key, value, root)
-    if isinstance(cause, InterpolationKeyError) and (wanted := re.search(r"'(.*)' not found", str(cause))):
-        return f"{cause.full_key}: is {wanted[1]} unless given, and there is none; give {cause.full_key}=…"
-    if "Missing mandatory value" in str(cause) and isinstance(cause, OmegaConfBaseException):
-        return f"{cause.full_key}: needs a value, give {cause.full_key}=…"
-    return first_lines(error)
-
-
-def _no_override(error: OverrideParseException) -> str:
-    if "=" not in error.override:
-        return f"{error.override}: needs a value, give {error.override}=…"
-    reason = next(line for line in str(error).splitlines() if not line.startswith("Error parsing"))
-    if "while evaluating" in reason:  # a function such as choice(…)
-        if "NoneType" in reason:
-            return f"{error.override}: Hydra's functions take no null; values with commas between them may be null"
-        return f"{error.override}: {reason.rpartition(': ')[2]}"
-    return f"{error.override}: {reason}; special characters need quotes, such as \"key='a=b'\""
-
-
-def _root_of(error: OmegaConfBaseException) -> dict[str, Any]:
-    if error.parent_node is None:
-        return {}
-    root = OmegaConf.to_container(error.parent_node._get_root(), resolve=False)
-    return {str(key): value for key, value in cast("dict[str, Any]", root).items() if key != "hydra"}

@@ -17,7 +17,7 @@ from litlab.config.schema import Paths, Trainer
 from litlab.config.signatures import definition, signature_of
 from litlab.config.types import Settings
 from litlab.config.validate import ANSWERED, GIVEN, TRAINER, components
-from litlab.project import CONFIGS
+from litlab.project import CONFIGS, groups
 
 COLLECTIONS = ("callbacks", "logger", "views")
 """Groups whose options are components under names of their own."""
@@ -26,11 +26,6 @@ INTERPOLATION = {"type": "string", "pattern": r"\$\{|^\?\?\?$"}
 """A value that refers to others, or that has to be given."""
 
 Schema = dict[str, Any]
-
-
-def groups() -> list[str]:
-    """Return the names of the groups of configs."""
-    return sorted(path.name for path in CONFIGS.iterdir() if path.is_dir() and not path.name.startswith((".", "hydra")))
 
 
 def options(group: str) -> dict[str, Any]:

@@ -13,7 +13,6 @@ from litlab.config.describe import (
     INTERPOLATION,
     arguments,
     group_schema,
-    groups,
     model_schema,
     options,
     sentences,
@@ -21,7 +20,7 @@ from litlab.config.describe import (
 from litlab.config.schema import Checkpoint, Init
 from litlab.config.types import Settings
 from litlab.errors import UserError
-from litlab.project import CONFIGS
+from litlab.project import CONFIGS, groups
 
 PARTS: Mapping[str, type[Settings]] = {"checkpoint": Checkpoint, "init": Init, "resume": Resume}
 """Parts of train's config that are no groups."""

@@ -14,6 +14,7 @@ from litlab.config.types import (
     Devices,
     Duration,
     Fraction,
+    Name,
     NonNegativeInt,
     OptionalComponent,
     PositiveFraction,
@@ -172,6 +173,14 @@ class Train(Settings):
     """Seed of the initial weights and of the order of the batches."""
     test: bool
     """Whether the best weights are tested at the end."""
+    name: Name | None = None
+    """Name of the run, which its folder ends with; null for none. `run=NAME` finds the newest of that name."""
+    tags: list[Name] = Field(default=[])
+    """Words to find the run by: compare where='"WORD" in tags'."""
+    notes: str | None = None
+    """What there is to remember about the run."""
+    choices: dict[str, str | list[str]] = Field(default={})
+    """The options that were chosen of the groups; filled in by the lab."""
     checkpoint: Checkpoint
     """Which weights are kept, and how often the state of the training is."""
     paths: Paths

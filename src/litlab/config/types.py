@@ -51,6 +51,18 @@ def _duration(text: str) -> str:
     return text
 
 
+NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(NAME, text) or text == "last":
+        raise PydanticCustomError("name", "Input should be up to 100 of A-Z, a-z, 0-9, '_', '.' and '-', and not last")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_name)]
+"""A name that can stand in a folder's."""
+
 Duration = Annotated[str, BeforeValidator(_in_words), AfterValidator(_duration)]
 """A time above zero, in Lightning's form."""
 

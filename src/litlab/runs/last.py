@@ -1,6 +1,7 @@
-"""What `last` stands for: the newest run or sweep, wherever its folder is."""
+"""What `last`, or a name, stands for: the newest such run or sweep, wherever its folder is."""
 
 import hashlib
+import re
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from litlab.config.types import NAME
 from litlab.console import say
 from litlab.errors import UserError
 from litlab.runs.run import Run
@@ -49,19 +51,44 @@ def newest_run(logs: Path, unfinished: bool = False) -> Last:
     Raises:
         UserError: there is none.
     """
+    kind = "unfinished run" if unfinished else "run"
+    return newest(((run.folder, _state(run) if unfinished else "") for run in _trainings(logs)), kind, logs)
+
+
+last_run = cache(newest_run)
+"""For a command, which asks several times and must get the same answer."""
+
+
+@cache
+def run_path(asked: str | int, logs: Path, unfinished: bool = False) -> Path:
+    """Where the run is that was asked for by its path, its name, of which the newest counts, or as `last`.
+
+    Args:
+        asked: the path, the name or `last`.
+        logs: where the runs are.
+        unfinished: whether `last` must have been stopped before its end.
+
+    Raises:
+        UserError: there is no last one.
+    """
+    if asked == "last":
+        return last_run(logs, unfinished).folder
+    path = Path(str(asked)).expanduser()
+    if path.exists() or not re.fullmatch(NAME, str(asked)):
+        return path
+    return next((run.folder for run in _trainings(logs) if run.record.settings.get("name") == asked), path)
+
+
+def _trainings(logs: Path) -> list[Run]:
+    """All trainings, the newest first; a record that cannot be read is named and skipped."""
     runs = []
     for folder in folders_with("run.json", logs, ("runs/*", "multiruns/*/*", f"{ELSEWHERE}/*", f"{ELSEWHERE}/*/*")):
         try:
             runs.append(Run.open(folder))
         except UserError as error:
             say(f"last: {error}; it is skipped", sys.stderr)
-    runs = sorted((run for run in runs if run.record.evaluated is None), key=lambda run: run.record.started)
-    kind = "unfinished run" if unfinished else "run"
-    return newest(((run.folder, _state(run) if unfinished else "") for run in reversed(runs)), kind, logs)
-
-
-last_run = cache(newest_run)
-"""For a command, which asks several times and must get the same answer."""
+    trainings = (run for run in runs if run.record.evaluated is None)
+    return sorted(trainings, key=lambda run: run.record.started, reverse=True)
 
 
 def require_newest(last: Last) -> None:

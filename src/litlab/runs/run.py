@@ -128,7 +128,7 @@ class Run:
         place = path.absolute()
         try:
             if not place.exists():
-                raise UserError(f"{name}={path}: there is no such file or folder")
+                raise UserError(f"{name}={path}: there is no such file, folder or name of a run")
             folder = next((one for one in (place, *place.parents[:2]) if os.path.lexists(one / "run.json")), None)
             if folder is None:
                 raise UserError(f"{name}={path}: no run's folder, it holds no run.json")

@@ -20,7 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, ValidationError
 
 from litlab.config import command_schema, schema
-from litlab.config.compose import check, config_text, explain, parse, run_config, settled, without
+from litlab.config.compose import check, config_text, parse, run_config, settled, without
+from litlab.config.explain import explain
 from litlab.config.marks import marked, unmarked
 from litlab.config.types import Settings
 from litlab.config.validate import MOST_PROBLEMS

@@ -1,5 +1,6 @@
 """A multirun from its command line to its table: plan, run what is missing, compare."""
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -12,10 +13,11 @@ from litlab.config import command_schema
 from litlab.config.components import build
 from litlab.config.compose import check, config_text
 from litlab.config.marks import require_mine
+from litlab.config.types import NAME
 from litlab.console import print_document, require_written, say
 from litlab.distributed.signals import Interrupted, stop
 from litlab.errors import ProcessLost, StorageError, UserError
-from litlab.files import write_text
+from litlab.files import TIME, write_text
 from litlab.runs.last import ELSEWHERE, Last, folders_with, newest, remember, require_newest
 from litlab.runs.links import break_links, refuse_traps
 from litlab.runs.lock import FolderLock
@@ -50,8 +52,8 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
     if settings.resume.run is not None:
         last = _to_resume(settings)
         folder, plan = last.folder, _plan_to_resume(last, settings, loader, arguments)
-        if settings.resume.run == "last":
-            say(f"resume=last: {folder}", sys.stderr)
+        if not Path(str(settings.resume.run)).expanduser().exists():
+            say(f"resume={settings.resume.run}: {folder}", sys.stderr)
     else:
         folder, plan = None, Plan.make(settings, loader, arguments)
     if plan.sampling.dry_run:
@@ -86,13 +88,22 @@ def _new_folder(config: DictConfig, logs: Path) -> Path:
 
 
 def _to_resume(settings: command_schema.SweepCommand) -> Last:
-    asked = settings.resume.run
+    asked, logs = settings.resume.run, Path(settings.paths.logs)
     is_last = asked == "last"
-    last = newest_sweep(Path(settings.paths.logs)) if is_last else Last(Path(str(asked)).expanduser().absolute())
+    last = newest_sweep(logs) if is_last else Last(_sweep_path(str(asked), logs).absolute())
     if not (last.folder / FILE).is_file():
         raise UserError(f"resume={asked}: no sweep's folder, it holds no {FILE}")
     refuse_traps(last.folder, f"resume={asked}")
     return last
+
+
+def _sweep_path(asked: str, logs: Path) -> Path:
+    """Where the sweep is that was asked for by its path, or by its name, of which the newest counts."""
+    path = Path(asked).expanduser()
+    if path.exists() or not re.fullmatch(NAME, asked):
+        return path
+    named = (logs / "train" / "multiruns").glob(f"*_{asked}")
+    return max((folder for folder in named if re.fullmatch(rf"{TIME}_{re.escape(asked)}", folder.name)), default=path)
 
 
 def newest_sweep(logs: Path) -> Last:

@@ -204,7 +204,7 @@ def finished(tmp_path_factory):
         ("plain", ["trainer.max_epochs=0"], "trainer.max_epochs=0: should be -1 or greater than 0"),
         ("scheduled", ["trainer.max_epochs=4"], "trainer.max_epochs=4: the run's schedule is made for 1; leave it out"),
         ("evaluated", [], "resume={folder}: is an evaluation, of "),
-        ("nowhere", [], "resume={folder}: there is no such file or folder"),
+        ("nowhere", [], "resume={folder}: there is no such file, folder or name of a run"),
     ],
 )
 def test_what_may_not_change_is_refused_by_name(finished, tmp_path, run_name, overrides, message):

@@ -289,7 +289,18 @@ def test_json_has_everything(two_groups):
     assert document["counts"] == {"done": 6, "failed": 1, "damaged": 1}
     assert document["damaged"] == [str(two_groups / "damaged")]
     first, second = document["groups"]
-    assert list(first) == ["settings", "n", "mean", "std", "interval", "best_epoch", "seconds", "counts", "runs"]
+    assert list(first) == [
+        "names",
+        "settings",
+        "n",
+        "mean",
+        "std",
+        "interval",
+        "best_epoch",
+        "seconds",
+        "counts",
+        "runs",
+    ]
     assert second["settings"] == {"optimizer": "SGD", "optimizer.lr": 0.1, "trainer.max_time": "a|b"}
     assert second["counts"] == {"done": 3, "failed": 1}
     assert first["runs"] == [str(two_groups / str(seed)) for seed in range(3)]

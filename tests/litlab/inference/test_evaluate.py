@@ -37,7 +37,7 @@ def test_gives_exactly_the_metrics_of_the_training(command, trained, tmp_path):
 def test_what_is_no_run_is_named(command, trained, tmp_path):
     (tmp_path / "empty").mkdir()
     answers = {
-        "run=nowhere": "evaluate: run=nowhere: there is no such file or folder\n",
+        "run=nowhere": "evaluate: run=nowhere: there is no such file, folder or name of a run\n",
         "run=empty": "evaluate: run=empty: no run's folder, it holds no run.json\n",
         "run=last paths.logs=other": "evaluate: there is no run in other/train\n",
     }

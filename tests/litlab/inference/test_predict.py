@@ -192,7 +192,7 @@ def test_classes_go_by_their_names(tmp_path, a_run, folder):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["run=nowhere", "input=docs"], "predict: run=nowhere: there is no such file or folder"),
+        (["run=nowhere", "input=docs"], "predict: run=nowhere: there is no such file, folder or name of a run"),
         (["run=RUN", "input=nowhere"], "predict: input=nowhere: there is no such file or folder"),
         (["run=RUN", "input="], "predict: input=: String should have at least 1 character"),
         (["run=RUN"], "predict: input: needs a value, give input=…"),
