@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from digits.mnist import MNISTDataModule, decoded, prepare
 from litlab.config import schema
-from litlab.config.compose import check, run_config
+from litlab.config.compose import check, run_config, without_hydra
 from litlab.project import CONFIGS
 from litlab.runs.run import Run
 
@@ -45,7 +45,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def compose(*overrides: str, command: str = "train") -> DictConfig:
     """The config that a command line leads to, unchecked."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra.compose(command, overrides=list(overrides))
+        return without_hydra(hydra.compose(command, overrides=list(overrides), return_hydra_config=True))
 
 
 def settings(*overrides: str) -> schema.Train:

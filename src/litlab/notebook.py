@@ -40,10 +40,13 @@ def train(*overrides: str) -> Run:
         Interrupted: a signal asked to stop; the run can be resumed.
     """
     from litlab.config import command_schema, schema
-    from litlab.config.command_line import given
+    from litlab.config.command_line import given, of_train
     from litlab.config.compose import check, compose, run_config, write_config
 
-    composed = compose("train", overrides)
+    arguments = of_train(overrides)
+    if unknown := [text for text in arguments if text.startswith("-")]:
+        raise UserError(f"{unknown[0]}: an experiment's file of your own is for the command `train` alone")
+    composed = compose("train", arguments)
     check(composed, command_schema.TrainCommand)
     texts = given(overrides)
     if text := next((text for key, text in texts.items() if key.partition(".")[0] in FOR_THE_COMMAND), None):

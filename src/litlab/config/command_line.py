@@ -21,13 +21,10 @@ OF_A_SWEEP = re.compile(
 """Hydra's settings that count with -m."""
 
 OF_A_NEW_NODE = re.compile(
-    r"(scheduler|augment)(\.\w|=\{)|init\.rename=\{|optimizer\.groups\b|(callbacks|views|logger)\.\w+=\{"
+    r"[\w.]+=\{.*\b_target_\s*:|(scheduler|augment)\.\w|init\.rename=\{|optimizer\.groups\b"
     rf"|trainer\.(?!({'|'.join(Trainer.model_fields)})=)\w+="
 )
 """The beginning of what sets a key that the config need not have yet; Hydra would ask for a `+`."""
-
-OTHER_COMPONENT = re.compile(r"(data|model|optimizer|launcher)=\{(?!.*\},\s*\{).*_target_\s*:")
-"""What takes the place of a group's option; Hydra would leave the option's keys beside its own."""
 
 EXPERIMENT_FILE = re.compile(r"experiment=(?P<configs>(.*/)?)experiment/(?P<name>[^/]+)\.yaml")
 ANY_FILE = re.compile(r"experiment=.*\.yaml")
@@ -63,8 +60,7 @@ def _refuse(message: str) -> NoReturn:
 def of_train(arguments: Sequence[str]) -> list[str]:
     """`resume=X` is short for `resume.run=X`; an experiment may be a file in any folder of that name.
 
-    What sets a component where there may be none, such as `scheduler._target_=…`, and arguments of the Trainer need no
-    `+`; a component such as `optimizer={_target_: …}` takes the place of the one that there is.
+    A component, such as `optimizer={_target_: …}` or `scheduler._target_=…`, and arguments of the Trainer need no `+`.
 
     Raises:
         UserError: a file is in another folder, where Hydra does not look for it, or was made elsewhere; or a setting of
@@ -80,8 +76,6 @@ def of_train(arguments: Sequence[str]) -> list[str]:
                 require_mine(folder / "experiment" / f"{match['name']}.yaml", text)
             understood.append(f"experiment={_quoted(match['name'])}")
             options.append(f"--config-dir={folder}")
-        elif (match := OTHER_COMPONENT.match(text)) and f"~{match[1]}" not in arguments:
-            understood += [f"~{match[1]}", f"++{text}"]
         elif ANY_FILE.fullmatch(text):
             raise UserError(f"{text}: the file needs to be in a folder named experiment")
         else:

@@ -8,6 +8,8 @@ from typing import Any, cast
 
 import hydra
 from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -92,11 +94,46 @@ def run_config(composed: DictConfig) -> DictConfig:
 def without_hydra(composed: DictConfig) -> DictConfig:
     """What Hydra has composed, without its own part; `train`'s config says which options were chosen."""
     config = without(composed, {"hydra"})
-    if "choices" in config and "hydra" in composed:
+    if "hydra" not in composed:
+        return config
+    overrides = OverridesParser.create().parse_overrides(list(composed.hydra.overrides.task))
+    replaced = replace_components(config, overrides)
+    if "choices" in config:
         options = composed.hydra.runtime.choices
-        chosen = {name: options[name] for name in options if name.partition("/")[0] not in NOT_THE_RUNS}
+        chosen = {name: options[name] for name in options if name.partition("/")[0] not in {*NOT_THE_RUNS, *replaced}}
         config.choices = {name: option for name, option in chosen.items() if option is not None}
     return config
+
+
+def replace_components(config: DictConfig, overrides: Sequence[Override]) -> set[str]:
+    """Let a component such as `model.net={_target_: …}` take the place of another, with whose keys Hydra merges it.
+
+    Args:
+        config: as Hydra has composed it.
+        overrides: what it was told.
+
+    Returns:
+        The keys of the components that were told.
+    """
+    told = {one.key_or_group: None if one.is_sweep_override() else one.value() for one in overrides}
+    components = {key: value for key, value in told.items() if isinstance(value, dict) and "_target_" in value}
+    for key, value in components.items():
+        inner = {other.removeprefix(f"{key}.") for other in told if other.startswith(f"{key}.")}
+        with open_dict(config):
+            _keep(OmegaConf.select(config, key), value, inner)
+    return set(components)
+
+
+def _keep(node: Any, component: Mapping[Any, Any], told: Set[str]) -> None:
+    """Delete from a node what neither the component has nor was told besides, in the components inside it, too."""
+    if not isinstance(node, DictConfig):  # another override has taken its place
+        return
+    for name in list(node):
+        value = component.get(name)
+        if name not in component and name not in {key.partition(".")[0] for key in told}:
+            del node[name]
+        elif isinstance(value, dict) and "_target_" in value:
+            _keep(node[name], value, {key.removeprefix(f"{name}.") for key in told if key.startswith(f"{name}.")})
 
 
 def without(config: DictConfig, keys: Set[str]) -> DictConfig:

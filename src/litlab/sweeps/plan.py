@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, ValidationError
 
 from litlab.config import command_schema, schema
-from litlab.config.compose import check, config_text, parse, run_config, settled, without
+from litlab.config.compose import check, config_text, parse, replace_components, run_config, settled, without
 from litlab.config.explain import explain
 from litlab.config.marks import marked, unmarked
 from litlab.config.types import Settings
@@ -154,6 +154,7 @@ class Plan(Settings):
         composed = deepcopy(self._composed[self.bases.index(self.base(job))])
         values = [override for override in overrides(job) if override.get_key_element() not in self.bases[0].choices]
         ConfigLoaderImpl._apply_overrides_to_config(values, composed)  # as composing does, without reading files again
+        replace_components(composed, values)
         return composed
 
     def base(self, job: Params) -> Base:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -105,13 +106,31 @@ def test_predict_takes_a_path_as_it_is(typed, understood):
     assert of_predict(typed) == understood
 
 
-def test_a_component_takes_the_place_of_a_groups_option():
-    node = "optimizer={_target_: torch.optim.Adamax, lr: 0.1}"
-    assert of_train([node]) == ["~optimizer", f"++{node}"]
-    assert of_train(["~optimizer", f"+{node}"]) == ["~optimizer", f"+{node}"]
-    several = "optimizer={_target_: torch.optim.Adamax, lr: 0.1},{_target_: torch.optim.RAdam, lr: 0.1}"
-    assert of_train(["-m", several]) == ["-m", several]
-    assert settings(*of_train([node])).optimizer == {"_target_": "torch.optim.Adamax", "lr": 0.1}
+ADAMAX = {"_target_": "torch.optim.Adamax", "lr": 0.1}
+LINEAR = {"_target_": "torch.nn.Linear", "in_features": 784, "out_features": 10}
+
+
+def typed(node):
+    parts = [f"{key}: {typed(value) if isinstance(value, dict) else json.dumps(value)}" for key, value in node.items()]
+    return "{" + ", ".join(parts) + "}"
+
+
+@pytest.mark.parametrize("plus", ["", "+", "++"])
+def test_a_component_takes_the_place_of_a_groups_option(plus):
+    told = settings(*of_train([f"{plus}optimizer={typed(ADAMAX)}", "optimizer.lr=0.2"]))
+    assert told.optimizer == ADAMAX | {"lr": 0.2}
+    assert "optimizer" not in told.choices
+    assert told.choices["model"] == "convnet"
+
+
+def test_a_component_takes_the_place_of_another_wherever_it_is():
+    assert settings(*of_train([f"model.net={typed(LINEAR)}"])).model["net"] == LINEAR
+    model = {"_target_": "digits.classifier.Classifier", "net": LINEAR, "label_smoothing": 0.1, "channels_last": False}
+    assert settings(*of_train([f"model={typed(model)}", "++model.net.bias=false"])).model == model | {
+        "net": LINEAR | {"bias": False}
+    }
+    profiler = {"_target_": "lightning.pytorch.profilers.SimpleProfiler"}
+    assert settings(*of_train([f"trainer.profiler={typed(profiler)}"])).trainer.profiler == profiler
 
 
 def test_interpolations_may_be_hydras_and_omegaconfs_own():
