@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from litlab.config import schema
 from litlab.config.compose import check, read
 from litlab.config.marks import require_mine
+from litlab.config.types import seconds_of
 from litlab.errors import UserError
 from litlab.files import new_folder
 from litlab.messages import as_override
@@ -107,9 +108,7 @@ def _length(limit: int | str | None) -> float:
     if limit in (-1, None):
         return math.inf
     try:
-        return sum(
-            float(part) * unit for part, unit in zip(str(limit).split(":")[::-1], (1, 60, 3600, 86400), strict=False)
-        )
+        return seconds_of(str(limit))
     except ValueError:
         return math.nan
 

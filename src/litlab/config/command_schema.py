@@ -1,7 +1,7 @@
 """Settings of `train` that are not the run's own: what goes on, what is swept over, what starts it."""
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -9,7 +9,7 @@ from pydantic import (
 from pydantic import model_validator as cross_check
 
 from litlab.config.schema import Paths, Train
-from litlab.config.types import Component, Seed, Settings
+from litlab.config.types import Component, Duration, Seed, Settings
 
 MOST_JOBS = 100_000
 """Of a sweep: an hour's work for the sweep itself, and more than memory and files are made for."""
@@ -35,6 +35,8 @@ class Sweep(Settings):
     """URL of what keeps the study: a database, or grpc:// and Optuna's proxy; null for a file in the folder."""
     on_error: Literal["continue", "stop"]
     """Whether the other jobs go on when one fails."""
+    timeout: Duration | None = None
+    """Time, as DD:HH:MM:SS or 90m, 2h, 1d, after which no job is begun any more; null for no limit."""
     dry_run: bool
     """Whether the jobs are only listed."""
 
@@ -70,12 +72,22 @@ class Grid(Sweep):
 class Sampled(Sweep):
     """Jobs that are drawn from the values and intervals."""
 
-    sampler: Literal["random", "tpe"]
-    """What chooses the jobs: chance, or Optuna's TPE, which looks at the jobs before."""
+    sampler: Literal["random", "tpe", "cmaes", "gp", "nsgaii"]
+    """What chooses the jobs: chance, or one of Optuna's samplers, which look at the jobs before."""
     n_trials: Annotated[int, Field(gt=0, le=MOST_JOBS)]
     """Jobs in all."""
     seed: Seed
     """Seed of the choices."""
+    first: list[dict[str, Any]] = Field(default=[])
+    """Values that the first jobs have, by key, one dictionary a job; other keys are drawn."""
+
+    @cross_check(mode="after")
+    def _sampler_takes_the_objectives(self) -> Self:
+        if self.sampler == "cmaes" and self.objectives and len(self.objectives) > 1:
+            raise ValueError(
+                "sweep=cmaes goes by one metric: leave out all but one of objectives, or take sweep=nsgaii"
+            )
+        return self
 
 
 class SweepCommand(Settings):

@@ -34,21 +34,34 @@ AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 """A path that means the same when the run is read from another folder."""
 
 
+UNITS = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
+
+
 def _in_words(given: Any) -> Any:
-    """Turn Lightning's {days: 1, hours: 2} into its text."""
-    units = ("days", "hours", "minutes", "seconds")
-    if not isinstance(given, dict) or not given or given.keys() - set(units):
+    """Turn 90m, 2h or 1d, and Lightning's {days: 1, hours: 2}, into its text."""
+    if short := re.fullmatch(r"(\d{1,6})([smhd])", str(given)):
+        given = {next(unit for unit in UNITS if unit[0] == short[2]): int(short[1])}
+    if not isinstance(given, dict) or not given or given.keys() - UNITS.keys():
         return given
-    seconds = sum(given.get(unit, 0) * size for unit, size in zip(units, (86400, 3600, 60, 1), strict=True))
-    minutes, seconds = divmod(int(seconds), 60)
+    minutes, seconds = divmod(int(sum(given.get(unit, 0) * size for unit, size in UNITS.items())), 60)
     return f"{minutes // 1440:02}:{minutes // 60 % 24:02}:{minutes % 60:02}:{seconds:02}"
 
 
 def _duration(text: str) -> str:
     parts = re.fullmatch(r"(\d{1,6}):(\d\d):(\d\d):(\d\d)", text)
     if not parts:
-        raise PydanticCustomError("duration", "Input should be DD:HH:MM:SS, such as 00:00:10:00 for ten minutes")
+        raise PydanticCustomError("duration", "Input should be DD:HH:MM:SS, such as 00:00:10:00, or 10m, 2h, 1d")
     return text
+
+
+def seconds_of(duration: str) -> float:
+    """Return a time in Lightning's form, of which the first parts may be missing, as a number.
+
+    Raises:
+        ValueError: it is none.
+    """
+    parts = reversed(duration.split(":"))
+    return sum(float(part) * size for part, size in zip(parts, reversed(UNITS.values()), strict=False))
 
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"

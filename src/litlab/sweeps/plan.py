@@ -33,7 +33,7 @@ from litlab.sweeps.space import Dimension, Params, grid, overrides, texts
 
 FILE = "plan.json"
 
-CHANGEABLE = ("n_trials", "storage", "on_error", "dry_run")
+CHANGEABLE = ("n_trials", "storage", "on_error", "timeout", "dry_run")
 """What of the sweep's settings may be told anew when it goes on."""
 
 OBJECTIVES = "'sweep.objectives={train/loss:min}'"
@@ -157,6 +157,23 @@ class Plan(Settings):
         replace_components(composed, values)
         return composed
 
+    @cached_property
+    def first(self) -> list[Params]:
+        """What the first jobs are to have; the other values are drawn.
+
+        Raises:
+            UserError: the sweep does not vary that, or not so.
+        """
+        if isinstance(self.sampling, command_schema.Grid):
+            return []
+        by_name = {dimension.name: dimension for dimension in self.dimensions}
+        if unknown := next((key for told in self.sampling.first for key in told if key not in by_name), None):
+            raise UserError(f"sweep.first: {unknown} has not several values; there is {', '.join(by_name)}")
+        return [
+            {by_name[key].key: by_name[key].text_of(value) for key, value in told.items()}
+            for told in self.sampling.first
+        ]
+
     def base(self, job: Params) -> Base:
         """What this job has in common with others.
 
@@ -217,6 +234,7 @@ class Plan(Settings):
 
     def _check(self) -> None:
         """Check each job of a grid; of what is drawn, each value and both ends of each interval."""
+        assert self.first is not None  # noqa: S101 (it refuses what it cannot read)
         wrong: dict[str, list[int]] = {}
         written: set[str] = set()  # a number is read back as it was; each other value is tried once
         for number, job in enumerate(self.jobs or self._examples()):

@@ -121,6 +121,20 @@ class Dimension(Settings):
             return repr(trial.suggest_int(self.key, self.low, self.high, step=int(self.step or 1), log=self.log))
         return repr(trial.suggest_float(self.key, self.low, self.high, step=self.step, log=self.log))
 
+    def text_of(self, value: Any) -> str:
+        """Return a value that was told in YAML's words as this key has it.
+
+        Raises:
+            UserError: it is none of the values, or outside the interval.
+        """
+        same = [text for text in self.choices if value in (text, overrides({self.key: text})[0].value())]
+        if same:
+            return same[0]
+        is_whole = isinstance(self.low, int) and isinstance(self.high, int)
+        if not self.choices and isinstance(value, int if is_whole else int | float) and self.low <= value <= self.high:
+            return repr(value if is_whole else float(value))
+        raise UserError(f"sweep.first: {self.name}={value} is not among {self}")
+
     def examples(self) -> list[str]:
         """Values that are right only if all are."""
         return self.choices or [repr(self.low), repr(self.high)]

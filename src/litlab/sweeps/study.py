@@ -1,10 +1,15 @@
 """Optuna's study of a sweep: which jobs there are, what became of them, and which comes next."""
 
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import optuna
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -18,6 +23,22 @@ from litlab.sweeps.space import Params, value_of
 from litlab.sweeps.storage import NAME, StudyStorage, trial_of
 
 DIRECTIONS = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
+
+
+ONE_BY_ONE: dict[str, Callable[..., BaseSampler]] = {
+    "random": RandomSampler,
+    "tpe": partial(TPESampler, multivariate=False),
+}
+"""Samplers that draw each parameter by itself."""
+
+JOINTLY: dict[str, Callable[..., BaseSampler]] = {
+    "cmaes": partial(CmaEsSampler, warn_independent_sampling=False),
+    "gp": GPSampler,
+    "nsgaii": NSGAIISampler,
+}
+"""Samplers that draw all parameters of a trial at once."""
+
+SAMPLERS = ONE_BY_ONE | JOINTLY
 
 
 class Study:
@@ -87,14 +108,17 @@ class Study:
         Raises:
             UserError: in the job's folder is another sweep's.
         """
+        if not self._unfinished and self._begun >= self.plan.planned:
+            return None
+        number, sampling = self._unfinished[0] if self._unfinished else self._begun, self.plan.sampling
+        if isinstance(sampling, command_schema.Sampled) and sampling.sampler in JOINTLY:
+            self.study.sampler = _sampler(sampling, (number,))
         if self._unfinished:
             trial = trial_of(self.study, self._unfinished.pop(0))
-        elif self._begun >= self.plan.planned:
-            return None
         else:
-            trial = self._begin(self._begun)
+            trial = self._begin(number)
             self._begun += 1
-        return trial.number, self._params(trial)
+        return number, self._params(trial)
 
     def _begin(self, number: int) -> optuna.Trial:
         """A new trial, with all that is known of its job.
@@ -112,13 +136,16 @@ class Study:
             job = self.plan.jobs[number]
         elif record and record.overrides.keys() >= self._distributions.keys():
             job = record.overrides
+        elif number < len(self.plan.first):
+            job = self.plan.first[number]
         else:
             return None
+        known = {key: one for key, one in self._distributions.items() if key in job}
         try:
             return create_trial(
                 state=TrialState.RUNNING,
-                params={key: value_of(job[key], one) for key, one in self._distributions.items()},
-                distributions=self._distributions,
+                params={key: value_of(job[key], one) for key, one in known.items()},
+                distributions=known,
                 intermediate_values=self._reported(record) if record else None,
             )
         except ValueError as error:
@@ -138,7 +165,8 @@ class Study:
             return self.plan.jobs[trial.number]
         params = {}
         for index, dimension in enumerate(self.plan.dimensions):
-            self.study.sampler = _sampler(sampling, (trial.number, index))
+            if sampling.sampler in ONE_BY_ONE:
+                self.study.sampler = _sampler(sampling, (trial.number, index))
             params[dimension.key] = dimension.suggest(trial)
         return params
 
@@ -156,7 +184,19 @@ class Study:
         self.ended.add(number)
 
 
-def _sampler(settings: command_schema.Sampled, place: tuple[int, int]) -> BaseSampler:
+def require_sampler(settings: command_schema.Grid | command_schema.Sampled) -> None:
+    """Make sure that the package is there that a sampler needs.
+
+    Raises:
+        UserError: it is not.
+    """
+    if settings.sampler == "cmaes" and find_spec("cmaes") is None:
+        raise UserError("sweep=cmaes: takes the package cmaes; pip install -e '.[cmaes]' brings it")
+
+
+def _sampler(settings: command_schema.Sampled, place: Sequence[int]) -> BaseSampler:
     """A sampler whose draws depend on the seed and the place, a trial and its parameter, and not on draws before."""
     seed = int(np.random.SeedSequence((settings.seed, *place)).generate_state(1)[0])
-    return TPESampler(multivariate=False, seed=seed) if settings.sampler == "tpe" else RandomSampler(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return SAMPLERS[settings.sampler](seed=seed)

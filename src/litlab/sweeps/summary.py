@@ -22,11 +22,18 @@ from litlab.sweeps.space import texts
 from litlab.sweeps.study import Study
 
 
-def conclude(folder: Path, plan: Plan, study: Study, ended: Mapping[int, JobResult]) -> None:
+def conclude(folder: Path, plan: Plan, study: Study, ended: Mapping[int, JobResult], timed_out: bool) -> None:
     """Compare the jobs, keep the best one's config, and say what became of the others.
 
+    Args:
+        folder: the sweep's.
+        plan: the sweep's.
+        study: the sweep's.
+        ended: how jobs have ended, by number.
+        timed_out: whether jobs may be missing, since there was no time for them.
+
     Raises:
-        TrainingError: a job is not done.
+        TrainingError: a job is not done, though there was time for it.
     """
     jobs = [ended.get(number) or outcome(folder / str(number), plan.objectives) for number in range(plan.planned)]
     _tell_of_others(jobs)
@@ -38,9 +45,12 @@ def conclude(folder: Path, plan: Plan, study: Study, ended: Mapping[int, JobResu
     statuses = Counter(job.status for job in jobs)
     say(f"{_counted(plan.planned)}: {', '.join(f'{count} {status}' for status, count in statuses.items())}")
     say(f"results: {folder}")
-    if others := plan.planned - statuses["done"] - statuses["pruned"]:
+    goes_on = resume_command(folder, multirun=True)
+    if timed_out and statuses["missing"]:
+        say(f"sweep.timeout={plan.sampling.timeout} has passed; the rest is done by: {goes_on}")
+    if others := plan.planned - statuses["done"] - statuses["pruned"] - (statuses["missing"] if timed_out else 0):
         to_do = statuses.keys() & {"missing", "interrupted"}
-        hint = f"; the rest is done by: {resume_command(folder, multirun=True)}" if to_do else ""
+        hint = f"; the rest is done by: {goes_on}" if to_do else ""
         raise TrainingError(f"{others} of {_counted(plan.planned)} {'is' if others == 1 else 'are'} not done{hint}")
 
 

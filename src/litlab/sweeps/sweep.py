@@ -1,7 +1,9 @@
 """A multirun from its command line to its table: plan, run what is missing, compare."""
 
+import math
 import re
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -13,7 +15,7 @@ from litlab.config import command_schema
 from litlab.config.components import build
 from litlab.config.compose import check, config_text
 from litlab.config.marks import require_mine
-from litlab.config.types import NAME
+from litlab.config.types import NAME, seconds_of
 from litlab.console import print_document, require_written, say
 from litlab.distributed.signals import Interrupted, stop
 from litlab.errors import ProcessLost, StorageError, UserError
@@ -29,7 +31,7 @@ from litlab.sweeps.outcome import JobResult, outcome, record_of, settled_result
 from litlab.sweeps.plan import CHANGEABLE, FILE, Plan
 from litlab.sweeps.space import Params, texts
 from litlab.sweeps.storage import StudyStorage, answering, probe
-from litlab.sweeps.study import Study
+from litlab.sweeps.study import Study, require_sampler
 from litlab.sweeps.summary import conclude
 
 
@@ -60,6 +62,7 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
         print_document(plan.listing())
         require_written()
         return
+    require_sampler(plan.sampling)
     launcher: Launcher = build(settings.launcher)
     if plan.sampling.storage is not None:
         probe(plan.sampling.storage)  # what cannot be had is refused before there is a folder
@@ -68,7 +71,8 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
         break_links(folder)
         plan.save(folder)
         study = Study(folder, plan)
-        conclude(folder, plan, study, _run(folder, plan, study, launcher))
+        deadline = Deadline(plan.sampling.timeout)
+        conclude(folder, plan, study, _run(folder, plan, study, launcher, deadline), deadline.has_passed())
 
 
 def _new_folder(config: DictConfig, logs: Path) -> Path:
@@ -199,12 +203,27 @@ def _claimed(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _run(folder: Path, plan: Plan, study: Study, launcher: Launcher) -> dict[int, JobResult]:
+class Deadline:
+    """When no job is begun any more."""
+
+    def __init__(self, timeout: str | None) -> None:
+        self._end = time.monotonic() + seconds_of(timeout) if timeout else math.inf
+
+    def has_passed(self) -> bool:
+        """Whether it is over."""
+        return time.monotonic() > self._end
+
+
+def _run(folder: Path, plan: Plan, study: Study, launcher: Launcher, deadline: Deadline) -> dict[int, JobResult]:
     """Hand the jobs to the launcher, and enter how each has ended; those that have, by number."""
     outcomes: dict[int, JobResult] = {}
 
+    def goes_on() -> bool:
+        has_failed = any(one.status == "failed" for one in outcomes.values())
+        return not (deadline.has_passed() or (has_failed and plan.sampling.on_error == "stop"))
+
     def jobs() -> Iterator[Job]:
-        while not (plan.sampling.on_error == "stop" and any(one.status == "failed" for one in outcomes.values())):
+        while goes_on():
             with stop.held_back():
                 following = study.next()
                 if following is None:

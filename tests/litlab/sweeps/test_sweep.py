@@ -1,16 +1,23 @@
 """Whole sweeps, in processes of their own."""
 
+import json
 import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
 from conftest import SHORT
 from multiruns import only, pids, record, statuses, sweep_arguments, table
 from plans import plan_of
+from postgresql import free_port
 from processes import Process, at, contents, forking_others, run
 from records import said
 
@@ -210,6 +217,49 @@ def test_a_sweep_is_one_processes_at_a_time(tmp_path):
     assert (refused.code, refused.err) == (2, f"train: {sweep} is in use: another process is at work on this sweep\n")
     process.send(signal.SIGTERM)
     process.end()
+
+
+def test_no_job_is_begun_when_the_time_is_over_and_the_sweep_goes_on_later(tmp_path):
+    arguments = [*sweep_arguments(tmp_path, "sweep=gp", "optimizer.lr=interval(0.001,0.01)"), "sweep.n_trials=300"]
+    ended = run(tmp_path, "train", *arguments, "sweep.first=[{optimizer.lr: 0.005}]", "sweep.timeout=3s")
+    assert (ended.code, ended.err) == (0, "")
+    sweep = only(tmp_path)
+    done = len(statuses(sweep))
+    assert 0 < done < 300
+    assert record(sweep / "0")["settings"]["optimizer"]["lr"] == 0.005
+    goes_on = f"python -m litlab train -m resume={sweep}"
+    assert f"sweep.timeout=00:00:00:03 has passed; the rest is done by: {goes_on}\n" in ended.out
+    assert f"300 jobs: {done} done, {300 - done} missing\n" in ended.out
+    resumed = run(tmp_path, "train", "-m", f"resume={sweep}", "sweep.timeout=1s")
+    assert (resumed.code, resumed.err) == (0, "")
+    assert len(statuses(sweep)) > done
+
+
+def test_the_dashboard_opens_a_study_as_it_is(undisturbed):
+    sweep, _ = undisturbed
+    port = free_port()
+    script = Path(sys.executable).with_name("optuna-dashboard")
+    command = [script, "--port", str(port), sweep / "study.journal"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as dashboard:
+        try:
+            (study,) = answer(f"http://127.0.0.1:{port}/api/studies")["study_summaries"]
+            trials = answer(f"http://127.0.0.1:{port}/api/studies/{study['study_id']}")["trials"]
+        finally:
+            dashboard.terminate()
+    assert [trial["state"] for trial in trials] == ["Complete"] * 10
+    assert {param["name"] for param in trials[0]["params"]} == {"seed", "optimizer.lr", "data.batch_size"}
+
+
+def answer(url):
+    """What the server answers once it is there."""
+    until = time.monotonic() + 60
+    while True:
+        try:
+            with urlopen(url) as response:
+                return json.load(response)
+        except URLError:
+            assert time.monotonic() < until, "the server did not come up in a minute"
+            time.sleep(0.1)
 
 
 @pytest.mark.parametrize("launcher", ["basic", pytest.param("local", marks=pytest.mark.slow)])
