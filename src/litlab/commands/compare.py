@@ -17,6 +17,8 @@ compare: runs side by side, grouped by their settings without the seed, the best
   compare A B C format=csv                             several folders; or json, markdown
   compare … metric=test/loss mode=min                  by another metric, less of it is better
   compare … where='optimizer.lr<0.01 and seed!=3'      only these; also by metric and status
+  compare … metric=val/acc,val/loss over=data.fold     several metrics; what else than the seed is averaged over
+  compare … columns=optimizer.lr,name                  show these settings
   compare … pictures=FOLDER                            draw what the metric depends on
 """
 
@@ -28,12 +30,16 @@ class Compare(Settings):
     """Runs', sweeps', or what holds such, at any depth."""
     format: Literal["table", "json", "csv", "markdown"]
     """What is printed: a table for people, or a document with all digits, or for a page."""
-    metric: str | None
-    """What the runs are compared by; null for what they monitor."""
+    metric: str | list[str] | None
+    """What the runs are compared by, and what else is shown; null for what they monitor."""
     mode: Literal["min", "max"] | None
     """Whether less or more of it is better; null for what the runs say of the monitored metric."""
     where: str | None
     """Conditions on the runs, such as 'optimizer.lr<0.01 and status==done'; null for all."""
+    over: list[str]
+    """Settings that are averaged over: runs that differ in nothing else are a group."""
+    columns: list[str] | None
+    """Settings that are shown, such as optimizer.lr; null for all in which the groups differ."""
     pictures: str | None
     """Folder for pictures of it; null for none."""
     paths: Paths
@@ -45,7 +51,11 @@ def run(request: Request[Compare]) -> None:
     asked = request.settings
     from litlab.comparison.compare import compare, report
 
-    comparison = compare([Path(folder).expanduser() for folder in asked.folders], asked.metric, asked.mode, asked.where)
+    folders = [Path(folder).expanduser() for folder in asked.folders]
+    metrics = asked.metric if isinstance(asked.metric, list) else [asked.metric] if asked.metric else []
+    comparison = compare(
+        folders, next(iter(metrics), None), asked.mode, asked.where, metrics[1:], asked.over, asked.columns
+    )
     report(comparison, asked.format, Path(asked.pictures).expanduser() if asked.pictures else None)
     require_written()
 

@@ -2,12 +2,12 @@
 
 import difflib
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from litlab.comparison.filters import Condition, parse
-from litlab.comparison.groups import Mode, entry, flat, grouped, in_words
+from litlab.comparison.groups import OVER, Mode, entry, flat, grouped, in_words
 from litlab.comparison.tables import Comparison, find
 from litlab.console import print_document, say
 from litlab.errors import UserError
@@ -19,19 +19,28 @@ Format = Literal["table", "json", "csv", "markdown"]
 
 
 def compare(
-    folders: Sequence[Path], metric: str | None = None, mode: Mode | None = None, where: str | None = None
+    folders: Sequence[Path],
+    metric: str | None = None,
+    mode: Mode | None = None,
+    where: str | None = None,
+    others: Sequence[str] = (),
+    over: Sequence[str] = OVER,
+    columns: Sequence[str] | None = None,
 ) -> Comparison:
-    """The trainings in `folders`, at any depth, grouped by their settings without the seed.
+    """The trainings in `folders`, at any depth, grouped by their settings without those that are averaged over.
 
     Args:
         folders: runs' folders, sweeps' folders, or what holds such.
         metric: what to compare by; None for the one that the runs monitor.
         mode: whether less or more of it is better; None for what the runs say.
         where: conditions on settings, results, seed and status, as in litlab.comparison.filters.
+        others: metrics that are shown besides.
+        over: settings that runs of one group may differ in.
+        columns: settings that are shown; None for those in which the groups differ.
 
     Raises:
-        UserError: there is nothing to compare in one of the folders, no such metric, no such key in `where`, or the
-            runs do not agree on metric or mode.
+        UserError: there is nothing to compare in one of the folders, no such metric, no such key in `where` or
+            `columns`, or the runs do not agree on metric or mode.
     """
     if not folders:
         raise UserError("give the folders to compare, such as logs/train/runs, or runs' own")
@@ -42,11 +51,16 @@ def compare(
         there = "; ".join([in_words(counts) or "no training", *found.damaged.values()])
         raise UserError(f"no run to compare in {', '.join(map(str, folders))}: there is {there}")
     metric = current_name(metric) if metric else _monitored(runs)
-    _require_measured(metric, runs)
+    metrics = [metric, *map(current_name, others)]
+    for name in metrics:
+        _require_measured(name, runs)
     mode = mode or _mode(metric, runs)
     chosen = _chosen(runs, parse(where)) if where else runs
-    keys, groups = grouped((entry(run, metric) for run in chosen), mode)
-    return Comparison(metric, mode, where, keys, groups, counts, found.damaged)
+    entries = [entry(run, metrics, over) for run in chosen]
+    if columns is not None:
+        _require_known("columns", columns, {key for one in entries for key in one.all_settings})
+    keys, groups = grouped(entries, mode, columns)
+    return Comparison(metrics, mode, where, keys, groups, counts, found.damaged)
 
 
 def _monitored(runs: Iterable[Run]) -> str:
@@ -74,14 +88,18 @@ def _mode(metric: str, runs: Iterable[Run]) -> Mode:
 
 def _chosen(runs: Sequence[Run], conditions: Sequence[Condition]) -> list[Run]:
     values = [_values(run.record) for run in runs]
-    known = {key for names in values for key in names}
-    for key in (condition.key for condition in conditions):
-        if key not in known:
-            raise UserError(f"where: {key} is neither a setting nor a metric of any run{_did_you_mean(key, known)}")
+    _require_known("where", [condition.key for condition in conditions], {key for names in values for key in names})
     chosen = [run for run, own in zip(runs, values, strict=True) if all(one.holds(own) for one in conditions)]
     if not chosen:
         raise UserError(f"where: none of {len(runs)} runs is like that")
     return chosen
+
+
+def _require_known(option: str, keys: Iterable[str], known: Set[str]) -> None:
+    for key in keys:
+        if key not in known:
+            what = "neither a setting nor a metric" if option == "where" else "no setting"
+            raise UserError(f"{option}: {key} is {what} of any run{_did_you_mean(key, known)}")
 
 
 def _values(record: Record) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from litlab.runs.run import Run
 
 Mode = Literal["min", "max"]
 
+OVER = ("seed", "data.fold")
+"""Settings that are averaged over unless told otherwise."""
+
 
 def in_words(counts: Mapping[str, int]) -> str:
     """`1 failed, 2 pruned`."""
@@ -24,7 +27,7 @@ def in_words(counts: Mapping[str, int]) -> str:
 
 
 WITHOUT_EFFECT = re.compile(r"(name|tags|notes|test)$|(paths|views|choices)\.|checkpoint\.every_")
-"""Settings, besides the seed, that runs of one group may differ in: what is trained does not change."""
+"""Settings that runs of one group may differ in, whatever is averaged over: what is trained does not change."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +35,27 @@ class Entry:
     """A run as it is compared."""
 
     run: Run
+    all_settings: dict[str, Any]
+    """By dotted key."""
     settings: dict[str, Any]
-    """By dotted key, without those that make no difference."""
-    value: float | None
-    """The metric; None unless the run is done and has it as a number."""
+    """Those that tell groups apart."""
+    place: str
+    """What it has of the settings that are averaged over, as text."""
+    values: dict[str, float | None]
+    """The metrics, the main one first; None unless the run is done and has it as a number."""
+
+    @property
+    def value(self) -> float | None:
+        """The main metric."""
+        return next(iter(self.values.values()))
 
 
-def entry(run: Run, metric: str) -> Entry:
-    """The run with its settings and its value of the metric."""
-    done = run.record.status == "done"
-    return Entry(run, _relevant(flat(run.record.settings)), run.record.measured(metric) if done else None)
+def entry(run: Run, metrics: Sequence[str], over: Sequence[str]) -> Entry:
+    """The run with its settings and its values of the metrics; `over` are settings that are averaged over."""
+    record, settings = run.record, flat(run.record.settings)
+    place = _text({key: settings.get(key) for key in over})
+    values = {metric: record.measured(metric) if record.status == "done" else None for metric in metrics}
+    return Entry(run, settings, _relevant(settings, over), place, values)
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -58,8 +72,8 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def _relevant(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Flat settings that tell groups apart: no seed, and of a path only what follows the folders in `paths`."""
+def _relevant(settings: Mapping[str, Any], over: Sequence[str]) -> dict[str, Any]:
+    """Flat settings that tell groups apart; of a path only what follows the folders in `paths`."""
     seed = settings.get("seed")
     paths = {key: value for key, value in settings.items() if key.startswith("paths.") and isinstance(value, str)}
     # The longest first: the root is the beginning of the others.
@@ -75,30 +89,53 @@ def _relevant(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         one_line(key): relative(value)
         for key, value in settings.items()
-        if not WITHOUT_EFFECT.match(key) and not (key.rpartition(".")[2] == "seed" and value == seed)
+        if not (WITHOUT_EFFECT.match(key) or key in over)
+        and not (key.endswith(".seed") and value == seed)  # which is that of the run
     }
 
 
 @dataclass(frozen=True)
+class Statistic:
+    """Mean and spread of some values."""
+
+    n: int
+    """How many there are."""
+    mean: float | None
+    """None if there is none."""
+    std: float | None
+    """Standard deviation (with n - 1); None below two values."""
+    interval: float | None
+    """Half the width of the mean's 95 % confidence interval; None below two values."""
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """Return what these values have."""
+        n, std = len(values), float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return cls(n, _mean(values), std, None if std is None else half_width(std, n))
+
+
+@dataclass(frozen=True)
 class Group:
-    """Runs with the same settings, but for the seed."""
+    """Runs with the same settings, but for those that are averaged over."""
 
     settings: dict[str, Any]
-    """Return the settings in which the groups differ, without those that only other classes have."""
+    """Those that are shown."""
     entries: list[Entry]
     counts: dict[str, int]
     """How many of the runs are in each state."""
-    n: int
-    """How many runs have a value; the statistics are theirs."""
-    mean: float | None
-    std: float | None
-    """Standard deviation of a run (with n - 1); None below two values."""
-    interval: float | None
-    """Half the width of the mean's 95 % confidence interval; None below two values."""
+    statistics: dict[str, Statistic]
+    """Of each metric, the main one first."""
+    to_best: Statistic | None
+    """Of the differences to the best group, where both have two runs or more with the same seeds; else None."""
     best_epoch: float | None
     """The mean; epochs count from 0."""
     seconds: float | None
     """Mean time of the training."""
+
+    @property
+    def main(self) -> Statistic:
+        """That of the main metric."""
+        return next(iter(self.statistics.values()))
 
     @property
     def names(self) -> list[str]:
@@ -109,20 +146,40 @@ class Group:
     def not_done(self) -> str:
         """In words, how many runs are without value, and why."""
         others = {state: count for state, count in self.counts.items() if state != "done"}
-        without_value = self.counts.get("done", 0) - self.n
+        without_value = self.counts.get("done", 0) - self.main.n
         return in_words(others | ({"without value": without_value} if without_value else {}))
 
 
-def grouped(entries: Iterable[Entry], mode: Mode) -> tuple[list[str], list[Group]]:
-    """The keys in which runs differ, and the groups of those that differ in none; the best mean first."""
+def grouped(entries: Iterable[Entry], mode: Mode, columns: Sequence[str] | None) -> tuple[list[str], list[Group]]:
+    """The keys in which runs differ, or the columns asked for, and the groups of those that differ in none.
+
+    The best mean comes first.
+    """
     by_settings: dict[str, list[Entry]] = {}
     for one in entries:
         by_settings.setdefault(_text(one.settings), []).append(one)
-    keys = _differing([members[0].settings for members in by_settings.values()])
-    groups = [_group(keys, members) for members in by_settings.values()]
     sign = 1 if mode == "min" else -1
-    groups.sort(key=lambda group: math.inf if group.mean is None else sign * group.mean)
-    return keys, groups
+
+    def rank(members: Sequence[Entry]) -> float:
+        mean = _mean(one.value for one in members)
+        return math.inf if mean is None else sign * mean
+
+    in_order = sorted(by_settings.values(), key=rank)
+    keys = _differing([members[0].settings for members in by_settings.values()]) if columns is None else list(columns)
+    return keys, [_group(keys, members, in_order[0]) for members in in_order]
+
+
+def _paired(entries: Sequence[Entry], best: Sequence[Entry]) -> Statistic | None:
+    """The differences of those that have the same seed, or whatever is averaged over, as one of the best group's."""
+    if entries is best:
+        return None
+    values, others = (
+        sorted((one.place, one.value) for one in some if one.value is not None) for some in (entries, best)
+    )
+    places = [place for place, _ in values]
+    if places != [place for place, _ in others] or len(set(places)) < max(2, len(places)):
+        return None
+    return Statistic.of([own - of_best for (_, own), (_, of_best) in zip(values, others, strict=True)])
 
 
 def _differing(groups: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -144,18 +201,18 @@ def _text(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
-def _group(keys: Sequence[str], entries: list[Entry]) -> Group:
+def _group(keys: Sequence[str], entries: list[Entry], best: list[Entry]) -> Group:
     with_value = [one for one in entries if one.value is not None]
-    values = [one.value for one in entries if one.value is not None]
-    n, std = len(values), float(np.std(values, ddof=1)) if len(values) > 1 else None
+    first = entries[0].all_settings | entries[0].settings  # whose paths are shorter
+    values = {metric: [one.values[metric] for one in entries] for metric in entries[0].values}
     return Group(
-        settings={key: entries[0].settings[key] for key in keys if key in entries[0].settings},
+        settings={key: first[key] for key in keys if key in first},
         entries=entries,
         counts=run_states(one.run for one in entries),
-        n=n,
-        mean=_mean(values),
-        std=std,
-        interval=None if std is None else half_width(std, n),
+        statistics={
+            metric: Statistic.of([value for value in some if value is not None]) for metric, some in values.items()
+        },
+        to_best=_paired(entries, best),
         best_epoch=_mean(one.run.record.metrics.best_epoch for one in with_value),
         seconds=_mean(one.run.record.training_seconds for one in with_value),
     )

@@ -129,9 +129,9 @@ def _parameters(comparison: Comparison) -> Figure | None:
     for (key, scale), axes in zip(scales.items(), panels, strict=False):
         places = [scale.place(entry.settings.get(key)) for entry in entries]
         axes.plot(places, _values(entries), "o", alpha=0.5, markersize=5, markeredgewidth=0)
-        means = [group for group in comparison.groups if group.mean is not None]
+        means = [group for group in comparison.groups if group.main.mean is not None]
         middles = [scale.place(group.entries[0].settings.get(key)) for group in means]
-        axes.plot(middles, [group.mean for group in means], "_", color="black", markersize=14)
+        axes.plot(middles, [group.main.mean for group in means], "_", color="black", markersize=14)
         scale.mark(axes)
         axes.set_xlabel(_plain(key))
         axes.ticklabel_format(axis="y", useOffset=False)

@@ -6,8 +6,8 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,19 +95,44 @@ def _planned(file: Path) -> int:
 
 
 @dataclass(frozen=True)
+class Column:
+    """A column of a comparison.
+
+    Attributes:
+        title: what people read above it.
+        name: its name in a CSV file.
+        value: what a group has; None for nothing.
+        shown: the value as people read it.
+        is_text: whether it is words, which are aligned to the left.
+    """
+
+    title: str
+    name: str
+    value: Callable[[Group], Any]
+    shown: Callable[[Any], str]
+    is_text: bool = False
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Groups of runs by a metric, best first, and everything else that was found."""
 
-    metric: str
+    metrics: list[str]
+    """What the runs are compared by, and what is shown besides."""
     mode: Mode
     where: str | None
     keys: list[str]
-    """Settings in which the groups differ."""
+    """Settings that are shown."""
     groups: list[Group]
     counts: dict[str, int]
     """How many of all runs, whatever `where` leaves out, are in each state; of sweeps, also how many were planned."""
     damaged: dict[Path, str]
     """Runs that cannot be read, and why."""
+
+    @property
+    def metric(self) -> str:
+        """What the runs are compared by."""
+        return self.metrics[0]
 
     def totals(self) -> str:
         """One line on how many runs there are, and in which state."""
@@ -120,8 +145,8 @@ class Comparison:
     def as_table(self) -> str:
         """For people: as wide as the terminal where there is one, and the totals below. Numbers are rounded."""
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        for name in self._header():
-            table.add_column(name, justify="left" if name in self._left() else "right", overflow="fold")
+        for column in self._columns():
+            table.add_column(column.title, justify="left" if column.is_text else "right", overflow="fold")
         for cells in self._cells():
             table.add_row(*cells)
         terminal = sys.stdout.isatty()
@@ -135,71 +160,109 @@ class Comparison:
 
     def as_markdown(self) -> str:
         """A table of the same content."""
-        right = ["---" if name in self._left() else "---:" for name in self._header()]
-        rows = [self._header(), right, *self._cells()]
+        columns = self._columns()
+        lines = ["---" if column.is_text else "---:" for column in columns]
+        rows = [[column.title for column in columns], lines, *self._cells()]
         return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
 
     def as_csv(self) -> str:
-        """One line a group, numbers with all digits."""
-        statistics = ("n", "mean", "std", "interval", "best_epoch", "seconds", "not_done")
-        rows: list[list[Any]] = [[*self._named(), *self.keys, *statistics]]
-        for group in self.groups:
-            settings = [as_override(group.settings[key]) if key in group.settings else "" for key in self.keys]
-            numbers = [group.n, group.mean, group.std, group.interval, group.best_epoch, group.seconds]
-            rows.append([*(" ".join(group.names) for _ in self._named()), *settings, *numbers, group.not_done()])
-        return csv_text(rows)
+        """One line a group, numbers with all digits, all runs' folders."""
+        columns = [*self._columns()[:-1], Column("", "runs", _folders, str)]
+        rows = [[column.value(group) for column in columns] for group in self.groups]
+        return csv_text([[column.name for column in columns], *rows])
 
     def as_json(self) -> str:
         """Everything, with the runs' folders, numbers with all digits."""
-        numbers = ("n", "mean", "std", "interval", "best_epoch", "seconds", "counts")
         groups = [
             {"names": group.names, "settings": group.settings}
-            | {name: getattr(group, name) for name in numbers}
+            | asdict(group.main)
+            | {name: getattr(group, name) for name in ("best_epoch", "seconds", "counts")}
+            | {"others": {name: asdict(group.statistics[name]) for name in self.metrics[1:]}}
+            | {"to_best": asdict(group.to_best) if group.to_best else None}
             | {"runs": [str(one.run.folder) for one in group.entries]}
             for group in self.groups
         ]
         comparison = {"metric": self.metric, "mode": self.mode, "groups": groups, "counts": self.counts}
         return json.dumps(comparison | {"damaged": [str(folder) for folder in self.damaged]}, indent=2)
 
-    def _header(self) -> list[str]:
-        statistics = ("n", f"mean {self.metric}", "std", "± 95 %", "best epoch", "time", "not done")
-        return [one_line(name) for name in (*self._named(), *self.keys, *statistics)]
+    def _columns(self) -> list[Column]:
+        has_names = any(group.names for group in self.groups)
+        is_paired = any(group.to_best for group in self.groups)
+        common = os.path.commonpath([one.run.folder.parent for group in self.groups for one in group.entries])
+        return [
+            *([Column("name", "name", lambda group: " ".join(group.names), one_line, True)] if has_names else []),
+            *map(_setting, self.keys),
+            Column("n", "n", lambda group: group.main.n, str),
+            Column(one_line(f"mean {self.metric}"), "mean", lambda group: group.main.mean, rounded(5)),
+            Column("std", "std", lambda group: group.main.std, rounded(2)),
+            Column("± 95 %", "interval", lambda group: group.main.interval, rounded(2)),
+            *(column for metric in self.metrics[1:] for column in _further(metric)),
+            *(DIFFERENCE if is_paired else ()),
+            Column("best epoch", "best_epoch", lambda group: group.best_epoch, _epoch),
+            Column("time", "seconds", lambda group: group.seconds, _duration),
+            Column("not done", "not_done", lambda group: group.not_done(), str, True),
+            Column("best run", "run", lambda group: os.path.relpath(_best(group, self.mode), common), one_line, True),
+        ]
 
-    def _named(self) -> tuple[str, ...]:
-        """A column for the runs' names, if they have any."""
-        return ("name",) if any(group.names for group in self.groups) else ()
-
-    def _left(self) -> tuple[str, ...]:
-        """The columns of words, which are aligned to the left."""
-        return (*self._named(), *self.keys, "not done")
-
-    def _cells(self) -> Iterator[list[str]]:
-        for group in self.groups:
-            yield [
-                *(" ".join(group.names) for _ in self._named()),
-                *(_cell(group.settings[key]) if key in group.settings else "" for key in self.keys),
-                str(group.n),
-                _rounded(group.mean, 5),
-                _rounded(group.std, 2),
-                _rounded(group.interval, 2),
-                "" if group.best_epoch is None else f"{group.best_epoch:.1f}".removesuffix(".0"),
-                "" if group.seconds is None else _duration(group.seconds),
-                group.not_done(),
-            ]
+    def _cells(self) -> list[list[str]]:
+        columns = self._columns()
+        values = [[(column, column.value(group)) for column in columns] for group in self.groups]
+        return [["" if value is None else column.shown(value) for column, value in row] for row in values]
 
 
-def _cell(value: Any) -> str:
-    return one_line(f"{value:.6g}" if isinstance(value, float) else as_override(value))
+def _setting(key: str) -> Column:
+    def value(group: Group) -> float | str | None:
+        if key not in group.settings:
+            return None
+        setting = group.settings[key]
+        return setting if isinstance(setting, float) else as_override(setting)
+
+    def shown(value: float | str) -> str:
+        return one_line(f"{value:.6g}" if isinstance(value, float) else value)
+
+    return Column(one_line(key), key, value, shown, is_text=True)
 
 
-def _rounded(value: float | None, digits: int) -> str:
-    """With so many significant digits, or all that are before the point."""
-    if value is None:
-        return ""
-    return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:#.{digits}g}".removesuffix(".")
+def _further(metric: str) -> tuple[Column, Column]:
+    """Columns of a metric that is shown besides the main one."""
+    return (
+        Column(one_line(f"mean {metric}"), f"mean {metric}", lambda group: group.statistics[metric].mean, rounded(5)),
+        Column("± 95 %", f"interval {metric}", lambda group: group.statistics[metric].interval, rounded(2)),
+    )
+
+
+def _best(group: Group, mode: Mode) -> Path:
+    """The folder of the best run, or of the newest if none has a value."""
+    sign = 1 if mode == "min" else -1
+    with_value = [(sign * one.value, str(one.run.folder)) for one in group.entries if one.value is not None]
+    return Path(min(with_value)[1]) if with_value else group.entries[-1].run.folder
+
+
+def _folders(group: Group) -> str:
+    return ";".join(str(one.run.folder) for one in group.entries)
+
+
+def rounded(digits: int) -> Callable[[float], str]:
+    """What shows a number with so many significant digits, or all that are before the point."""
+
+    def shown(value: float) -> str:
+        return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:#.{digits}g}".removesuffix(".")
+
+    return shown
+
+
+def _epoch(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")
 
 
 def _duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+DIFFERENCE = (
+    Column("to best", "difference", lambda group: group.to_best and group.to_best.mean, rounded(2)),
+    Column("± 95 %", "difference_interval", lambda group: group.to_best and group.to_best.interval, rounded(2)),
+)
+"""Of groups whose runs have the same seeds as the best one's: how far they are from it, seed by seed."""

@@ -93,14 +93,60 @@ def test_the_statistics_are_numpys_and_scipys(make, tmp_path):
         make(f"runs/{seed}", value, seed=seed)
     make("runs/one", 0.8, settings=learning_rate(0.5))
     best, single = compare([tmp_path]).groups
-    assert best.n == 3
-    assert best.mean == np.mean(values)
-    assert best.std == np.std(values, ddof=1)
+    assert best.main.n == 3
+    assert best.main.mean == np.mean(values)
+    assert best.main.std == np.std(values, ddof=1)
     low, high = stats.t.interval(0.95, 2, loc=0, scale=stats.sem(values))
-    assert (-best.interval, best.interval) == pytest.approx((low, high), rel=1e-12)
+    assert (-best.main.interval, best.main.interval) == pytest.approx((low, high), rel=1e-12)
     assert best.best_epoch == 1
     assert best.seconds == 11
-    assert (single.n, single.mean, single.std, single.interval) == (1, 0.8, None, None)
+    assert (single.main.n, single.main.mean, single.main.std, single.main.interval) == (1, 0.8, None, None)
+
+
+def test_groups_with_the_same_seeds_are_compared_seed_by_seed(make, tmp_path):
+    values = {"0.001": [0.9, 0.93, 0.91], "0.5": [0.85, 0.9, 0.865]}
+    for rate, of_rate in values.items():
+        for seed, value in enumerate(of_rate):
+            make(f"{rate}/{seed}", value, seed=seed, settings=learning_rate(float(rate)))
+    make("other/0", 0.8, seed=0, settings=learning_rate(0.1))
+    make("other/1", 0.8, seed=7, settings=learning_rate(0.1))
+    best, second, other = compare([tmp_path]).groups
+    expected = stats.ttest_rel(values["0.5"], values["0.001"]).confidence_interval(0.95)
+    difference = second.to_best
+    assert (difference.mean - difference.interval, difference.mean + difference.interval) == pytest.approx(expected)
+    assert (difference.n, best.to_best, other.to_best) == (3, None, None)
+
+
+def test_folds_are_averaged_over_and_whatever_is_told(make, tmp_path):
+    for seed, fold in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        settings = {"data.fold": fold, "optimizer.lr": 0.1 * (1 + seed)}
+        make(f"{seed}{fold}", 0.9 - fold / 10 - seed / 100, seed=seed, settings=settings)
+    assert [group.main.n for group in compare([tmp_path]).groups] == [2, 2]
+    assert compare([tmp_path], over=["optimizer.lr", "seed", "data.fold"]).groups[0].main.n == 4
+    single = compare([tmp_path], over=[])
+    assert [group.main.n for group in single.groups] == [1] * 4
+    assert {"seed", "data.fold", "optimizer.lr"} >= set(single.keys)
+    shown = compare([tmp_path], columns=["optimizer.lr", "trainer.max_epochs"])
+    assert shown.keys == ["optimizer.lr", "trainer.max_epochs"]
+    with pytest.raises(UserError, match=r"columns: optimizer.lrr is no setting of any run, did you mean optimizer.lr"):
+        compare([tmp_path], columns=["optimizer.lrr"])
+
+
+def test_several_metrics_are_shown(make, tmp_path):
+    for seed in range(2):
+        make(str(seed), 0.9 + seed / 100, seed=seed, test=0.8 + seed / 100)
+    comparison = compare([tmp_path], "val/acc", others=["test/acc", "val/loss"])
+    (group,) = comparison.groups
+    assert {name: one.mean for name, one in group.statistics.items()} == pytest.approx(
+        {"val/acc": 0.905, "test/acc": 0.805, "val/loss": 0.095}
+    )
+    done = command(tmp_path, "metric=val/acc,test/acc", "columns=optimizer.lr", "over=seed", "format=csv")
+    assert done.returncode == 0, done.stderr
+    header, row = csv.reader(io.StringIO(done.stdout))
+    assert header[:7] == ["optimizer.lr", "n", "mean", "std", "interval", "mean test/acc", "interval test/acc"]
+    assert float(row[5]) == group.statistics["test/acc"].mean
+    with pytest.raises(UserError, match="metric=test/ac: no such metric, did you mean test/acc"):
+        compare([tmp_path], "val/acc", others=["test/ac"])
 
 
 def test_runs_that_differ_only_in_what_makes_no_difference_are_one_group(make, tmp_path):
@@ -110,7 +156,7 @@ def test_runs_that_differ_only_in_what_makes_no_difference_are_one_group(make, t
     make("1", 0.9, seed=1, settings=here | {"checkpoint.every_n_steps": 7, "checkpoint.every_minutes": None})
     comparison = compare([tmp_path])
     assert comparison.keys == []
-    assert [group.n for group in comparison.groups] == [2]
+    assert [group.main.n for group in comparison.groups] == [2]
 
 
 def test_another_seed_of_the_data_alone_or_another_file_is_a_difference(make, tmp_path):
@@ -170,10 +216,10 @@ def test_counts_what_is_not_done(make, tmp_path):
     (tmp_path / sweep / "plan.json").write_text('{"planned": 12, "more": []}')
     comparison = compare([tmp_path])
     best, worst = comparison.groups
-    assert (best.n, best.mean, best.std) == (1, 0.9, None)
+    assert (best.main.n, best.main.mean, best.main.std) == (1, 0.9, None)
     assert best.counts == {"running": 1, "done": 2, "pruned": 1, "failed": 2}
     assert best.not_done() == "1 running, 1 pruned, 2 failed, 1 without value"
-    assert (worst.n, worst.mean, worst.not_done()) == (0, None, "1 failed")
+    assert (worst.main.n, worst.main.mean, worst.not_done()) == (0, None, "1 failed")
     assert comparison.totals() == "12 planned: 1 running, 2 done, 1 pruned, 3 failed, 1 damaged, 4 missing"
     assert list(comparison.damaged) == [tmp_path / sweep / "8"]
 
@@ -204,9 +250,9 @@ def test_a_plan_that_says_nothing_is_tolerated(make, tmp_path, plan):
 def test_the_best_is_first_by_the_direction_of_the_metric(make, tmp_path):
     for name, value in {"a": 0.2, "b": 0.9, "c": None, "d": 0.4}.items():
         make(name, value, settings=learning_rate(0.1 + (value or 0)), test=value)
-    assert [group.mean for group in compare([tmp_path]).groups] == [0.9, 0.5, 0.4, 0.2]  # c has only its last
-    assert [group.mean for group in compare([tmp_path], "test/acc", "min").groups] == [0.2, 0.4, 0.9, None]
-    assert [group.mean for group in compare([tmp_path], "val/loss", "max").groups][:2] == [0.8, 0.6]
+    assert [group.main.mean for group in compare([tmp_path]).groups] == [0.9, 0.5, 0.4, 0.2]  # c has only its last
+    assert [group.main.mean for group in compare([tmp_path], "test/acc", "min").groups] == [0.2, 0.4, 0.9, None]
+    assert [group.main.mean for group in compare([tmp_path], "val/loss", "max").groups][:2] == [0.8, 0.6]
 
 
 @pytest.mark.parametrize(
@@ -215,7 +261,7 @@ def test_the_best_is_first_by_the_direction_of_the_metric(make, tmp_path):
 )
 def test_any_metric_will_do(make, tmp_path, metric, value):
     make("0", 0.9, test=0.7)
-    assert compare([tmp_path], metric, "min").groups[0].mean == value
+    assert compare([tmp_path], metric, "min").groups[0].main.mean == value
     with pytest.raises(UserError, match="give mode=min or mode=max"):
         compare([tmp_path], metric)
 
@@ -275,6 +321,7 @@ def two_groups(make, tmp_path):
     return tmp_path / "runs"
 
 
+COLUMNS = "n mean val/acc std ± 95 % to best ± 95 % best epoch time not done best run"
 HEADER = ["optimizer", "optimizer.lr", "trainer.max_time"]
 
 
@@ -289,53 +336,57 @@ def test_json_has_everything(two_groups):
     assert document["counts"] == {"done": 6, "failed": 1, "damaged": 1}
     assert document["damaged"] == [str(two_groups / "damaged")]
     first, second = document["groups"]
+    statistics = ("n", "mean", "std", "interval")
     assert list(first) == [
-        "names",
-        "settings",
-        "n",
-        "mean",
-        "std",
-        "interval",
-        "best_epoch",
-        "seconds",
-        "counts",
-        "runs",
-    ]
+        "names", "settings", *statistics, "best_epoch", "seconds", "counts", "others", "to_best", "runs"
+    ]  # fmt: skip
     assert second["settings"] == {"optimizer": "SGD", "optimizer.lr": 0.1, "trainer.max_time": "a|b"}
     assert second["counts"] == {"done": 3, "failed": 1}
     assert first["runs"] == [str(two_groups / str(seed)) for seed in range(3)]
     for group, own in zip(expected.groups, (first, second), strict=True):
-        for name in ("n", "mean", "std", "interval", "best_epoch", "seconds"):
-            assert own[name] == getattr(group, name)  # to the last bit
+        assert [own[name] for name in statistics] == [
+            getattr(group.main, name) for name in statistics
+        ]  # to the last bit
+        assert (own["best_epoch"], own["seconds"]) == (group.best_epoch, group.seconds)
+    assert first["to_best"] is None
+    assert second["to_best"]["n"] == 3
 
 
 def test_csv_has_all_digits(two_groups):
     done = command(two_groups, "format=csv")
     header, first, second = csv.reader(io.StringIO(done.stdout))
-    assert header == [*HEADER, "n", "mean", "std", "interval", "best_epoch", "seconds", "not_done"]
+    differences = ["difference", "difference_interval"]
+    assert header == [
+        *HEADER, "n", "mean", "std", "interval", *differences, "best_epoch", "seconds", "not_done", "runs"
+    ]  # fmt: skip
     group = compare([two_groups]).groups[0]
-    numbers = [group.n, group.mean, group.std, group.interval, group.best_epoch, group.seconds]
-    assert [float(cell) for cell in first[3:9]] == numbers
+    numbers = [group.main.n, group.main.mean, group.main.std, group.main.interval, group.best_epoch, group.seconds]
+    assert [float(cell) for cell in (*first[3:7], *first[9:11])] == numbers
+    assert first[7:9] == ["", ""]
+    assert float(second[7]) == pytest.approx(np.mean([0.7 + seed / 70 - 0.9 - seed / 300 for seed in range(3)]))
     assert first[:3] == ["Adam", "0.001", "null"]
-    assert second[-1] == "1 failed"
+    assert second[-2] == "1 failed"
+    assert first[-1].split(";") == [str(two_groups / str(seed)) for seed in range(3)]
 
 
 def test_markdown_is_a_table(two_groups):
     done = command(two_groups, "format=markdown")
     lines = [line.replace("\\|", "/").strip("|").split(" | ") for line in done.stdout.splitlines()]
     assert len(lines) == 4
-    assert {len(line) for line in lines} == {10}
+    assert {len(line) for line in lines} == {13}
     assert [cell.strip() for cell in lines[0]][:3] == HEADER
     assert [cell.strip() for cell in lines[3]] == [
-        "SGD", "0.1", "a/b", "3", "0.71429", "0.014", "0.035", "1", "11.0 s", "1 failed"
+        "SGD", "0.1", "a/b", "3", "0.71429", "0.014", "0.035", "-0.19", "0.027", "1", "11.0 s", "1 failed", "sgd2"
     ]  # fmt: skip
 
 
 def test_a_table_for_people(two_groups):
     done = command(two_groups)
     lines = done.stdout.splitlines()
-    assert " ".join(lines[0].split()) == " ".join([*HEADER, "n mean val/acc std ± 95 % best epoch time not done"])
-    assert lines[2].split() == ["Adam", "0.001", "null", "3", "0.90333", "0.0033", "0.0083", "1", "11.0", "s"]
+    assert " ".join(lines[0].split()) == " ".join(
+        [*HEADER, "n mean val/acc std ± 95 % to best ± 95 % best epoch time not done best run"]
+    )
+    assert lines[2].split() == ["Adam", "0.001", "null", "3", "0.90333", "0.0033", "0.0083", "1", "11.0", "s", "2"]
     assert lines[-1] == "8 runs: 6 done, 1 failed, 1 damaged"
     assert "\x1b" not in done.stdout
 
@@ -485,8 +536,8 @@ def test_records_of_somebody_else_break_no_comparison(make, tmp_path, capsys):
         (tmp_path / "runs" / f"odd-{number}").mkdir()
         write(tmp_path / "runs" / f"odd-{number}" / "run.json")
     comparison = compare([tmp_path / "runs"])
-    (ours,) = (group for group in comparison.groups if group.n == 2)
-    assert ours.mean == np.mean([0.9, 0.92])
+    (ours,) = (group for group in comparison.groups if group.main.n == 2)
+    assert ours.main.mean == np.mean([0.9, 0.92])
     done, damaged = 2 + len(READABLE), len(UNREADABLE)
     assert comparison.totals() == f"{done + damaged} runs: {done} done, {damaged} damaged"
     for form in ("csv", "json", "markdown", "table"):
