@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from litlab.commands.command import Command, Request
 from litlab.commands.resume import run_folder
 from litlab.config.command_line import asked_group, given, in_order
-from litlab.config.compose import check, config_text, without_hydra
+from litlab.config.compose import check, config_text, typed, without_hydra
 from litlab.config.explain import explain
 from litlab.console import open_channels, print_document, say
 from litlab.distributed import processes
@@ -150,10 +150,10 @@ class Prepare(Callback):
             settings = check(own, command.settings)
             if command.join is None:
                 _refuse_several_processes()
-            typed = given(config.hydra.overrides.task)
-            if of_sweeps := [text for key, text in typed.items() if key.partition(".")[0] == "sweep"]:
+            overrides = given(typed(config))
+            if of_sweeps := [text for key, text in overrides.items() if key.partition(".")[0] == "sweep"]:
                 raise UserError(f"{of_sweeps[0]}: is for a sweep; add -m, or leave it out")
-            request = Request(settings, own, lambda: Path(config.hydra.run.dir).absolute(), typed)
+            request = Request(settings, own, lambda: Path(config.hydra.run.dir).absolute(), overrides)
             if command.leaves_run and command.join is None:
                 config_text(own)
                 refuse_taken(request.folder)

@@ -36,7 +36,7 @@ def guarded(name: str, watcher: Callback) -> Callback:
         name: what the warning calls the callback, such as `views.confusion`.
         watcher: a callback whose results no training depends on.
     """
-    guard = _Guard(name)
+    guard = Guard(name)
     for hook, default in vars(Callback).items():
         own = getattr(type(watcher), hook, default)
         if callable(default) and not hook.startswith("_") and hook not in UNGUARDED and own is not default:
@@ -44,7 +44,7 @@ def guarded(name: str, watcher: Callback) -> Callback:
     return watcher
 
 
-class _Guard:
+class Guard:
     """Whether a callback has failed, and what is called instead of its hooks."""
 
     def __init__(self, name: str) -> None:
@@ -52,6 +52,7 @@ class _Guard:
         self.failed = False
 
     def wrap(self, hook: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        """Return what calls a hook as long as none has failed."""
         instead: Any = {} if hook == "state_dict" else None
 
         @wraps(call)

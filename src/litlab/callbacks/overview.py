@@ -1,4 +1,4 @@
-"""Shows in TensorBoard what `run.json` says: what was set, what came of it, and how the run was started."""
+"""Shows in TensorBoard and in trackers what `run.json` says: what was set, what came of it, how the run was started."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -7,13 +7,16 @@ from typing import Any
 
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
 from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 
+from litlab.callbacks.trackers import close, is_tracker
+from litlab.distributed.signals import Interrupted
 from litlab.runs.record import Record
+from litlab.runs.record import Status as Ending
 from litlab.runs.run import Run
 
 
@@ -28,6 +31,7 @@ class Overview(Callback):
     def __init__(self, run: Run) -> None:
         self.run = run
         self._loggers: list[TensorBoardLogger] = []
+        self._trackers: list[Logger] = []
         self._written: dict[str, float] = {}
         self._has_layout = False
 
@@ -43,12 +47,19 @@ class Overview(Callback):
     def closing(self) -> Iterator[None]:
         """When what happens inside has ended, write how, and close the files."""
         status = Status.STATUS_FAILURE
+        ending: Ending = "failed"
         try:
             yield
-            status = Status.STATUS_SUCCESS
+            status, ending = Status.STATUS_SUCCESS, "done"
+        except Interrupted:
+            ending = "interrupted"
+            raise
         finally:
-            for logger in self._loggers:
+            if self._loggers or self._trackers:
                 self._write_results()
+            for tracker in self._trackers:
+                close(tracker, ending)
+            for logger in self._loggers:
                 logger.experiment.add_text("run/results", _table(_results(self.run.record)), self._step)
                 end = SessionEndInfo(status=status, end_time_secs=time.time())
                 _add_hparams(logger, metadata.SESSION_END_INFO_TAG, HParamsPluginData(session_end_info=end))
@@ -58,9 +69,12 @@ class Overview(Callback):
         """Write what is known before; a run that goes on from a checkpoint has it already."""
         self._trainer = trainer
         self._loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        self._trackers = [logger for logger in trainer.loggers if is_tracker(logger)]
         if trainer.ckpt_path is not None:
             return
         record = self.run.record
+        for tracker in self._trackers:
+            tracker.log_hyperparams({**record.settings, "run": _origin(record)})
         for logger in self._loggers:
             start = SessionStartInfo(start_time_secs=time.time())
             for name, value in hyperparameters(record).items():
@@ -87,7 +101,7 @@ class Overview(Callback):
     def _write_results(self) -> None:
         results = best_values(self.run.record)
         new = {name: value for name, value in results.items() if self._written.get(name) != value}
-        for logger in self._loggers if new else []:
+        for logger in (*self._loggers, *self._trackers) if new else ():
             logger.log_metrics(new, step=self._step)
         self._written = results
 

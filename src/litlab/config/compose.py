@@ -96,13 +96,18 @@ def without_hydra(composed: DictConfig) -> DictConfig:
     config = without(composed, {"hydra"})
     if "hydra" not in composed:
         return config
-    overrides = OverridesParser.create().parse_overrides(list(composed.hydra.overrides.task))
+    overrides = OverridesParser.create().parse_overrides(typed(composed))
     replaced = replace_components(config, overrides)
     if "choices" in config:
         options = composed.hydra.runtime.choices
         chosen = {name: options[name] for name in options if name.partition("/")[0] not in {*NOT_THE_RUNS, *replaced}}
         config.choices = {name: option for name, option in chosen.items() if option is not None}
     return config
+
+
+def typed(composed: DictConfig) -> list[str]:
+    """The overrides that Hydra was given, as they were typed."""
+    return cast("list[str]", OmegaConf.to_container(composed.hydra.overrides.task, resolve=False))
 
 
 def replace_components(config: DictConfig, overrides: Sequence[Override]) -> set[str]:

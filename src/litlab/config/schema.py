@@ -3,6 +3,7 @@
 The values themselves are in `configs/`; nothing here has a default, so each has one home.
 """
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, PositiveFloat
@@ -218,6 +219,17 @@ class Train(Settings):
                 name = node["_target_"].rpartition(".")[2]
                 problem = f"{name} minimizes it by default, but checkpoint.mode is max"
                 raise ValueError(f"{key}.monitor={node['monitor']}: {problem}; add +{key}.mode=max")
+        return self
+
+    @cross_check(mode="after")
+    def _loggers_are_told_no_secrets(self) -> Self:
+        """Refuse what would be written into the run's folder, such as a key that the environment holds."""
+        for name, node in self.logger.items():
+            for key, value in node.items():
+                is_secret = re.search(r"(api_?|access_?)key|token|password|secret", key, re.IGNORECASE) and value
+                if is_secret or re.search(r"://[^/@:]*:[^/@]+@", str(value)):
+                    hint = "leave it out; trackers read it from the environment, or from their own login"
+                    raise ValueError(f"logger.{name}.{key}: a secret would be written into the run's folder; {hint}")
         return self
 
     @cross_check(mode="after")

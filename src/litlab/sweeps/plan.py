@@ -29,7 +29,7 @@ from litlab.console import say
 from litlab.errors import UserError
 from litlab.files import LARGEST_PLAN, read_text, write_text
 from litlab.messages import first_lines, first_problem, visible
-from litlab.sweeps.space import Dimension, Params, grid, overrides, texts
+from litlab.sweeps.space import Dimension, Params, first_jobs, grid, overrides, texts
 
 FILE = "plan.json"
 
@@ -159,20 +159,9 @@ class Plan(Settings):
 
     @cached_property
     def first(self) -> list[Params]:
-        """What the first jobs are to have; the other values are drawn.
-
-        Raises:
-            UserError: the sweep does not vary that, or not so.
-        """
-        if isinstance(self.sampling, command_schema.Grid):
-            return []
-        by_name = {dimension.name: dimension for dimension in self.dimensions}
-        if unknown := next((key for told in self.sampling.first for key in told if key not in by_name), None):
-            raise UserError(f"sweep.first: {unknown} has not several values; there is {', '.join(by_name)}")
-        return [
-            {by_name[key].key: by_name[key].text_of(value) for key, value in told.items()}
-            for told in self.sampling.first
-        ]
+        """What the first jobs are to have; the other values are drawn."""
+        told = self.sampling.first if isinstance(self.sampling, command_schema.Sampled) else []
+        return first_jobs(self.dimensions, told)
 
     def base(self, job: Params) -> Base:
         """What this job has in common with others.

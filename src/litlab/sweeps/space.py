@@ -146,6 +146,18 @@ class Dimension(Settings):
         return f"{self.key}: {self.low} to {self.high}{step}{', log' if self.log else ''}"
 
 
+def first_jobs(dimensions: Sequence[Dimension], told: Sequence[Mapping[str, Any]]) -> list[Params]:
+    """What was told of the jobs that come first, as their parameters.
+
+    Raises:
+        UserError: the sweep does not vary that, or not so.
+    """
+    by_name = {dimension.name: dimension for dimension in dimensions}
+    if unknown := next((key for job in told for key in job if key not in by_name), None):
+        raise UserError(f"sweep.first: {unknown} has not several values; there is {', '.join(by_name)}")
+    return [{by_name[key].key: by_name[key].text_of(value) for key, value in job.items()} for job in told]
+
+
 def grid(dimensions: Sequence[Dimension], settings: command_schema.Grid) -> list[Params]:
     """The combinations in the command line's order, the first key's values changing slowest.
 

@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from litlab.callbacks.record import RecordRun
 from litlab.callbacks.required import RequiredMetrics
 from litlab.callbacks.shared_metrics import SharedMetrics
 from litlab.callbacks.throughput import Throughput
+from litlab.callbacks.trackers import is_tracker, watched
 from litlab.config import schema
 from litlab.config.components import build, import_target, parameters, takes, without_downloads
 from litlab.data.augment import on_each_image
@@ -138,10 +139,7 @@ def build_training(settings: schema.Train, run: Run, callbacks: Sequence[Callbac
     trainer = make_trainer(
         settings.trainer,
         callbacks=[metrics, *named.values(), *own],
-        logger=[
-            build(node, key=f"logger.{name}", kind=Logger, save_dir=run.folder)
-            for name, node in settings.logger.items()
-        ],
+        logger=[_logger(name, node, run.folder) for name, node in settings.logger.items()],
         folder=run.folder,
         precision=run.record.precision,
     )
@@ -152,6 +150,14 @@ def build_training(settings: schema.Train, run: Run, callbacks: Sequence[Callbac
     note_device(run, trainer)
     run.record.settings = told.model_dump()
     return Training(data, module, trainer, checkpoints, overview, named, finders)
+
+
+def _logger(name: str, node: Mapping[str, Any], folder: Path) -> Logger:
+    """Build a logger; those that take a `save_dir` are given the run's folder."""
+    key = f"logger.{name}"
+    place = {"save_dir": folder} if "save_dir" in parameters(import_target(str(node["_target_"]), key)) else {}
+    logger: Logger = build(node, key=key, kind=Logger, **place)
+    return watched(name, logger, folder) if is_tracker(logger) and is_rank_zero() else logger
 
 
 def _compile(module: LightningModule, asked: bool | dict[str, Any]) -> None:

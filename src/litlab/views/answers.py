@@ -3,11 +3,10 @@
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from litlab.callbacks.predictions import PredictionView
-from litlab.views.board import writers
+from litlab.views.board import boards
 
 
 class AnswersView(PredictionView):
@@ -34,7 +33,7 @@ class AnswersView(PredictionView):
         """Take what the other processes have seen, too."""
         raise NotImplementedError
 
-    def draw(self, writer: SummaryWriter, trainer: Trainer, stage: str) -> None:
+    def draw(self, board: Any, trainer: Trainer, stage: str) -> None:
         """Draw what was seen."""
         raise NotImplementedError
 
@@ -50,5 +49,5 @@ class AnswersView(PredictionView):
             self._draw(trainer, "val")
 
     def _draw(self, trainer: Trainer, stage: str) -> None:
-        for writer in writers(trainer):
-            self.draw(writer, trainer, stage)
+        for board in boards(trainer):
+            self.draw(board, trainer, stage)

@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from litlab.callbacks.guard import undisturbed
 from litlab.callbacks.predictions import CLASS_TYPES, colours
-from litlab.views.board import DrawnOnce, writers
+from litlab.views.board import DrawnOnce, boards
 from litlab.views.figures import tiles
 
 
@@ -33,16 +33,16 @@ class TrainingBatch(DrawnOnce):
         self.drawn = True  # or it will be no better the next time
         tensors = [part for part in _parts(batch) if isinstance(part, Tensor)]
         images = next((part for part in tensors if part.ndim == 4), None)
-        if images is None or not writers(trainer):
+        if images is None or not boards(trainer):
             return
         labels = next((part for part in tensors if part.shape == images.shape[:1]), None)
         with undisturbed(pl_module):
             augment = getattr(pl_module, "augment", None)
             shown = colours((augment(images) if callable(augment) else images)[: self.images])
         captions = [""] * len(shown) if labels is None else _captions(trainer, labels[: self.images])
-        for writer in writers(trainer):
+        for board in boards(trainer):
             figure = tiles(shown, captions, "training images, augmented")
-            writer.add_figure("train/batch", figure, trainer.global_step)
+            board.add_figure("train/batch", figure, trainer.global_step)
 
 
 def _parts(batch: Any) -> Iterable[Any]:

@@ -2,15 +2,47 @@
 
 from typing import Any
 
+import numpy as np
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+
+from litlab.callbacks.trackers import is_tracker, show
 
 
 def writers(trainer: Trainer) -> list[SummaryWriter]:
     """TensorBoard's, among a trainer's loggers; there may be none, and there are in the first process alone."""
     loggers = trainer.loggers if trainer.is_global_zero else []
     return [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def boards(trainer: Trainer) -> "list[SummaryWriter | PictureBoard]":
+    """What takes pictures: TensorBoard's writers, and trackers."""
+    loggers = trainer.loggers if trainer.is_global_zero else []
+    return [*writers(trainer), *(PictureBoard(logger) for logger in loggers if is_tracker(logger))]
+
+
+class PictureBoard:
+    """A tracker, by the names that TensorBoard's writer has for what draws."""
+
+    def __init__(self, logger: Logger) -> None:
+        self._logger = logger
+
+    def add_figure(self, tag: str, figure: Figure, step: int) -> None:
+        """Send a figure."""
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()  # type: ignore[no-untyped-call]
+        show(self._logger, tag, np.asarray(canvas.buffer_rgba())[..., :3], step)  # type: ignore[no-untyped-call]
+
+    def add_image(self, tag: str, picture: Tensor, step: int) -> None:
+        """Send a picture (3, height, width), uint8."""
+        show(self._logger, tag, picture.permute(1, 2, 0).numpy(), step)
+
+    def add_pr_curve_raw(self, *_: Any) -> None:
+        """Send nothing: trackers have no such curves."""
 
 
 class DrawnOnce(Callback):

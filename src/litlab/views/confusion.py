@@ -1,10 +1,11 @@
 """Which classes are mistaken for which."""
 
+from typing import Any
+
 import torch
 from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from litlab.callbacks.predictions import NO_CLASS, Predicted, class_names
@@ -48,10 +49,10 @@ class ConfusionMatrix(AnswersView):
             self.counts = torch.stack(all_gather(self.counts)).sum(0)
 
     @override
-    def draw(self, writer: SummaryWriter, trainer: Trainer, stage: str) -> None:
+    def draw(self, board: Any, trainer: Trainer, stage: str) -> None:
         if self.counts is not None:
             figure = matrix(self.counts.cpu(), list(class_names(trainer, len(self.counts))))
-            writer.add_figure(f"{stage}/confusion", figure, trainer.global_step)
+            board.add_figure(f"{stage}/confusion", figure, trainer.global_step)
 
 
 def matrix(counts: Tensor, names: list[str]) -> Figure:

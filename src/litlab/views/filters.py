@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from litlab.callbacks.guard import undisturbed
 from litlab.callbacks.predictions import colours
-from litlab.views.board import writers
+from litlab.views.board import boards
 
 MAGNIFIED = 12
 """Pixels in which one weight is shown, across and down."""
@@ -35,12 +35,12 @@ class Filters(Callback):
 
     def _draw(self, trainer: Trainer, module: LightningModule) -> None:
         first = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
-        if first is None or isinstance(first.weight, UninitializedParameter) or not writers(trainer):
+        if first is None or isinstance(first.weight, UninitializedParameter) or not boards(trainer):
             return
         with undisturbed(first):  # a weight may be computed: spectral normalization iterates when it is looked at
             picture = filters(first.weight[:MOST_DRAWN].detach().float().cpu())
-        for writer in writers(trainer):
-            writer.add_image("filters", picture, trainer.global_step)
+        for board in boards(trainer):
+            board.add_image("filters", picture, trainer.global_step)
 
 
 def filters(weights: Tensor) -> Tensor:

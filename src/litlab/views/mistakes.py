@@ -1,10 +1,11 @@
 """Where the network is most wrong."""
 
+from typing import Any
+
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from litlab.callbacks.predictions import NO_CLASS, Predicted, class_names, colours
@@ -49,7 +50,7 @@ class Mistakes(AnswersView):
         self.worst = [part[chosen] for part in parts]
 
     @override
-    def draw(self, writer: SummaryWriter, trainer: Trainer, stage: str) -> None:
+    def draw(self, board: Any, trainer: Trainer, stage: str) -> None:
         wrong = self.worst[0] > -torch.inf if self.worst else torch.zeros(0, dtype=torch.bool)
         if not wrong.any():
             return
@@ -62,4 +63,4 @@ class Mistakes(AnswersView):
             for truth, guess, probability in told
         ]
         figure = tiles(colours(images), captions, "truth → guess, its probability; highest loss first")
-        writer.add_figure(f"{stage}/mistakes", figure, trainer.global_step)
+        board.add_figure(f"{stage}/mistakes", figure, trainer.global_step)

@@ -1,9 +1,10 @@
 """How precision and recall are traded."""
 
+from typing import Any
+
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from litlab.callbacks.predictions import Predicted, class_names
@@ -47,11 +48,11 @@ class PRCurves(AnswersView):
         self.counts[0] = torch.stack([counts for counts, _ in all_gather(self.counts)]).sum(0)
 
     @override
-    def draw(self, writer: SummaryWriter, trainer: Trainer, stage: str) -> None:
+    def draw(self, board: Any, trainer: Trainer, stage: str) -> None:
         all_counts, classes = self.counts
         for name, counts in zip(class_names(trainer, int(classes)), all_counts.cpu(), strict=False):
             hits, false_alarms = counts.flip(1).cumsum(1).flip(1)  # of all that are at least as probable
             rejected, missed = false_alarms[0] - false_alarms, hits[0] - hits
             precision, recall = hits / (hits + false_alarms).clamp(min=1), hits / hits[0].clamp(min=1)
             curve = (hits, false_alarms, rejected, missed, precision, recall)
-            writer.add_pr_curve_raw(f"{stage}_class/{name}", *curve, trainer.global_step, THRESHOLDS)
+            board.add_pr_curve_raw(f"{stage}_class/{name}", *curve, trainer.global_step, THRESHOLDS)

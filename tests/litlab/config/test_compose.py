@@ -98,7 +98,7 @@ REFUSALS = {
     "data.dir=(": "data.dir=(: extraneous input '(' expecting ",
     "experimnt=tutorial": "experimnt=tutorial: no such key, did you mean experiment?; there is seed, test, ",
     "+debgu=one_batch": "debgu=one_batch: no such key, did you mean debug?; there is seed, test, ",
-    "logger=[tensorboard,csvv]": "logger=csvv: no such option, did you mean logger=csv?; there is csv, none, tens",
+    "logger=[tensorboard,csvv]": "logger=csvv: no such option, did you mean logger=csv?; there is csv, mlflow, ",
     "model={a:1}": "model.a: no such key; model has channels_last, label_smoothing, net",
     "optimizer.lr=inf": "optimizer.lr=inf: should be a finite number",
     "~optimizer._target_ optimizer.lr=0.01": "optimizer={'lr': 0.01, 'betas': [0.9, 0.999], 'eps': 1e-08, "
