@@ -19,6 +19,7 @@ compare: runs side by side, grouped by their settings without the seed, the best
   compare … where='optimizer.lr<0.01 and seed!=3'      only these; also by metric and status
   compare … metric=val/acc,val/loss over=data.fold     several metrics; what else than the seed is averaged over
   compare … columns=optimizer.lr,name                  show these settings
+  compare … format=html > page.html                    a page for a browser, with all that it takes inside
   compare … pictures=FOLDER                            draw what the metric depends on
 """
 
@@ -28,8 +29,8 @@ class Compare(Settings):
 
     folders: list[str]
     """Runs', sweeps', or what holds such, at any depth."""
-    format: Literal["table", "json", "csv", "markdown"]
-    """What is printed: a table for people, or a document with all digits, or for a page."""
+    format: Literal["table", "json", "csv", "markdown", "html"]
+    """What is printed: a table for people, or a document with all digits, or for a page, or a page of its own."""
     metric: str | list[str] | None
     """What the runs are compared by, and what else is shown; null for what they monitor."""
     mode: Literal["min", "max"] | None

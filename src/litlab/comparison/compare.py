@@ -2,7 +2,8 @@
 
 import difflib
 import sys
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,7 +16,7 @@ from litlab.messages import one_line
 from litlab.runs.record import RENAMED, Record, current_name
 from litlab.runs.run import Run
 
-Format = Literal["table", "json", "csv", "markdown"]
+Format = Literal["table", "json", "csv", "markdown", "html"]
 
 
 def compare(
@@ -119,17 +120,31 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(sorted(names)) or "none yet"
 
 
+def as_page(comparison: Comparison) -> str:
+    """Return the comparison as one page of HTML.
+
+    Raises:
+        UserError: a package is missing.
+    """
+    try:
+        from litlab.comparison.page import page
+    except ModuleNotFoundError as error:
+        raise UserError(f"format=html: takes {error.name}; pip install -e '.[report]' brings it") from error
+    return page(comparison)
+
+
 def report(comparison: Comparison, form: Format, pictures: Path | None) -> None:
     """Print the comparison, draw its pictures, and say which runs cannot be read.
 
     Raises:
         UserError: the pictures cannot be written.
     """
-    documents = {
+    documents: dict[Format, Callable[[], str]] = {
         "table": comparison.as_table,
         "json": comparison.as_json,
         "csv": comparison.as_csv,
         "markdown": comparison.as_markdown,
+        "html": partial(as_page, comparison),
     }
     print_document(documents[form]())
     for problem in comparison.damaged.values():

@@ -145,7 +145,7 @@ class Comparison:
     def as_table(self) -> str:
         """For people: as wide as the terminal where there is one, and the totals below. Numbers are rounded."""
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        for column in self._columns():
+        for column in self.columns():
             table.add_column(column.title, justify="left" if column.is_text else "right", overflow="fold")
         for cells in self._cells():
             table.add_row(*cells)
@@ -160,14 +160,14 @@ class Comparison:
 
     def as_markdown(self) -> str:
         """A table of the same content."""
-        columns = self._columns()
+        columns = self.columns()
         lines = ["---" if column.is_text else "---:" for column in columns]
         rows = [[column.title for column in columns], lines, *self._cells()]
         return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows)
 
     def as_csv(self) -> str:
         """One line a group, numbers with all digits, all runs' folders."""
-        columns = [*self._columns()[:-1], Column("", "runs", _folders, str)]
+        columns = [*self.columns()[:-1], Column("", "runs", _folders, str)]
         rows = [[column.value(group) for column in columns] for group in self.groups]
         return csv_text([[column.name for column in columns], *rows])
 
@@ -185,7 +185,8 @@ class Comparison:
         comparison = {"metric": self.metric, "mode": self.mode, "groups": groups, "counts": self.counts}
         return json.dumps(comparison | {"damaged": [str(folder) for folder in self.damaged]}, indent=2)
 
-    def _columns(self) -> list[Column]:
+    def columns(self) -> list[Column]:
+        """Return what is shown of each group."""
         has_names = any(group.names for group in self.groups)
         is_paired = any(group.to_best for group in self.groups)
         common = os.path.commonpath([one.run.folder.parent for group in self.groups for one in group.entries])
@@ -205,7 +206,7 @@ class Comparison:
         ]
 
     def _cells(self) -> list[list[str]]:
-        columns = self._columns()
+        columns = self.columns()
         values = [[(column, column.value(group)) for column in columns] for group in self.groups]
         return [["" if value is None else column.shown(value) for column, value in row] for row in values]
 

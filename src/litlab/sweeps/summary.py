@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from litlab.comparison.compare import compare, report
+from litlab.comparison.compare import as_page, compare, report
 from litlab.config.compose import read
 from litlab.config.marks import is_marked, marked
 from litlab.console import say
@@ -40,7 +41,10 @@ def conclude(folder: Path, plan: Plan, study: Study, ended: Mapping[int, JobResu
     best = best_jobs(jobs, plan.objectives)
     if best:
         metric, mode = next(iter(plan.objectives.items()))
-        report(compare([folder], metric=metric, mode=mode), "table", folder / "pictures")
+        comparison = compare([folder], metric=metric, mode=mode)
+        report(comparison, "table", folder / "pictures")
+        if find_spec("plotly") is not None:
+            write_text(folder / "report.html", as_page(comparison))
         _tell_of_best(folder, plan, study, jobs, best)
     statuses = Counter(job.status for job in jobs)
     say(f"{_counted(plan.planned)}: {', '.join(f'{count} {status}' for status, count in statuses.items())}")

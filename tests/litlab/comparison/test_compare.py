@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import compose
 from matplotlib import image
+from processes import script
 from records import READABLE, UNREADABLE
 from scipy import stats
 
@@ -550,3 +551,55 @@ def test_records_of_somebody_else_break_no_comparison(make, tmp_path, capsys):
         named = [line for line in lines if line.startswith(f"compare: run={tmp_path}/runs/odd-{number}")]
         assert named
     assert len(lines) == 4 * damaged
+
+
+# --- as a page --------------------------------------------------------------------------------------------------------
+
+
+screenshots = script("dev/screenshots")
+
+
+def as_html(folder):
+    compare_command = [sys.executable, "-m", "litlab", "compare", folder, "format=html"]
+    return subprocess.run(compare_command, capture_output=True, text=True, timeout=60)
+
+
+def test_a_page_shows_all_in_a_browser_that_asks_no_server(make, tmp_path):
+    for seed in range(3):
+        for rate, kind in ((0.001, "</script><b>"), (0.01, "$x & y"), (0.1, "plain")):
+            settings = {"optimizer.lr": rate, "data.kind": kind}
+            curve = [0.5, 0.8 + rate, 0.85 + rate]
+            make(f"{rate}/{seed}", 0.9 - rate + seed / 300, seed=seed, settings=settings, curve=curve)
+    done = as_html(tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    (tmp_path / "page.html").write_text(done.stdout)
+    browser = screenshots.chromium()
+    if browser is None:
+        pytest.skip("there is no Chromium; on Debian: apt-get install chromium")
+    with screenshots.opened(browser) as page:
+        asked, problems = [], []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        address = (tmp_path / "page.html").as_uri()
+        page.goto(address)
+        page.wait_for_function("document.body.dataset.drawn == 4")
+        assert ([url for url in asked if not url.startswith("blob:")], problems) == ([address], [])
+        assert page.locator(".main-svg").count() >= 4
+        column = "tbody td:nth-child(3)"
+        assert page.locator("th").all_inner_texts()[:4] == ["data.kind", "optimizer.lr", "n", "mean val/acc"]
+        page.click("th:nth-child(2)")
+        assert page.locator("tbody td:nth-child(2)").all_inner_texts() == ["0.001", "0.01", "0.1"]
+        page.click("th:nth-child(2)")
+        assert page.locator("tbody td:nth-child(2)").all_inner_texts() == ["0.1", "0.01", "0.001"]
+        assert page.locator(column).all_inner_texts() == ["3", "3", "3"]
+        assert page.locator("tbody td:nth-child(1)").all_inner_texts()[-1] == "</script><b>"
+
+
+def test_a_page_of_many_runs_is_small(make, tmp_path):
+    for number in range(500):
+        settings = {"optimizer.lr": 0.001 * (number + 1), "data.batch_size": 10 + number % 7}
+        make(f"runs/{number}", 0.5 + number / 2000, seed=number, settings=settings, curve=[0.1, 0.2])
+    done = as_html(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.encode()) < 5e6
