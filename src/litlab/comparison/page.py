@@ -1,11 +1,7 @@
 """A comparison as one page that can be sent to a colleague: all that it takes is inside, and it asks no server."""
 
-import base64
-import gzip
 import html
-import json
 import warnings
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -13,47 +9,12 @@ import optuna
 import plotly.graph_objects as go
 from optuna.importance import PedAnovaImportanceEvaluator
 
+from litlab.comparison.document import document
 from litlab.comparison.points import MOST_CURVES, as_study, curves, label_of
 from litlab.comparison.tables import Comparison
 
 COLOURS = ("#4c78a8", "#f58518", "#54a24b", "#e45756", "#72b7b2", "#b279a2", "#9d755d", "#bab0ac", "#eeca3b", "#ff9da6")
 """Vega's palette of ten, https://vega.github.io/vega/docs/schemes/#tableau10."""
-
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; \
-style-src 'unsafe-inline'; img-src data: blob:">
-<style>
-body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222 }}
-.wide {{ overflow-x: auto }}
-table {{ border-collapse: collapse }}
-th, td {{ padding: .25em .8em; text-align: right; white-space: nowrap; border-bottom: 1px solid #ddd }}
-th {{ cursor: pointer }}
-.text {{ text-align: left }}
-</style></head><body>
-<h1>{title}</h1>
-<p>{totals}</p>
-<div class="wide"><table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div>
-{places}
-<script>
-const figures = {figures}, library = "{library}";
-for (const [index, cell] of document.querySelectorAll("th").entries()) cell.onclick = () => {{
-  const body = document.querySelector("tbody"), sign = cell.dataset.sign = -(cell.dataset.sign || -1);
-  const value = (row) => row.cells[index].dataset.value ?? row.cells[index].textContent;
-  const order = (a, b) => (a === "") - (b === "") || sign * (isNaN(a - b) ? a.localeCompare(b) : a - b);
-  body.append(...[...body.rows].sort((a, b) => order(value(a), value(b))));
-}};
-(async () => {{
-  const packed = new Blob([Uint8Array.from(atob(library), (letter) => letter.charCodeAt(0))]).stream();
-  const script = document.createElement("script");
-  script.textContent = await new Response(packed.pipeThrough(new DecompressionStream("gzip"))).text();
-  document.head.append(script);
-  for (const [place, figure] of Object.entries(figures))
-    await Plotly.newPlot(place, figure.data, figure.layout, {{responsive: true, displaylogo: false}});
-  document.body.dataset.drawn = Object.keys(figures).length;
-}})();
-</script></body></html>
-"""
 
 
 def page(comparison: Comparison) -> str:
@@ -70,15 +31,9 @@ def page(comparison: Comparison) -> str:
             for column, value in values
         )
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    return PAGE.format(
-        title=html.escape(f"Runs by {comparison.metric}"),
-        totals=html.escape(comparison.totals()),
-        header=header,
-        rows="\n".join(rows),
-        places="\n".join(f'<div id="{name}"></div>' for name in figures),
-        figures=_in_script({name: json.loads(figure.to_json()) for name, figure in figures.items()}),
-        library=_library(),
-    )
+    body = f"""<p>{html.escape(comparison.totals())}</p>
+<div class="wide"><table><thead><tr>{header}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>"""
+    return document(f"Runs by {comparison.metric}", body, figures)
 
 
 def _class(is_text: bool) -> str:
@@ -87,17 +42,6 @@ def _class(is_text: bool) -> str:
 
 def _sortable(value: Any) -> str:
     return f' data-value="{value!r}"' if isinstance(value, int | float) else ""
-
-
-def _in_script(value: Any) -> str:
-    """JSON that no text in it can leave."""
-    return json.dumps(value).replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-
-
-def _library() -> str:
-    """Plotly's JavaScript, packed, since it is most of the page."""
-    script = files("plotly").joinpath("package_data", "plotly.min.js").read_bytes()
-    return base64.b64encode(gzip.compress(script, mtime=0)).decode()
 
 
 def _figures(comparison: Comparison) -> dict[str, go.Figure | None]:
