@@ -179,7 +179,7 @@ class Plan(Settings):
         # Nothing is taken from the groups' files, with which what this config has deleted would come back.
         kept = ("experiment", "debug", "paths", "sweep", "launcher", "views", "hydra")
         defaults = [{f"override /{group}": None} for group in self.base(job).groups if group not in kept]
-        settings = OmegaConf.to_yaml(without(config, {"paths", "test", "views"}))
+        settings = OmegaConf.to_yaml(without(config, {"paths", "test", "views", "choices"}))
         return f"# @package _global_\n# {title}\n{yaml.safe_dump({'defaults': defaults}, sort_keys=False)}\n{settings}"
 
     def listing(self) -> str:

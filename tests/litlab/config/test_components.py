@@ -87,6 +87,8 @@ CLASSES = [
     "litlab.data.augment.Affine",
     "litlab.data.folder.FolderDataModule",
     "litlab.networks.torchvision_network",
+    "litlab.trackers.mlflow",
+    "litlab.trackers.wandb",
     "litlab.schedulers.Cosine",
     "litlab.schedulers.OneCycle",
     "litlab.sweeps.launchers.basic.Basic",

@@ -108,11 +108,16 @@ def test_and_printed(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["10m", "00:00:10", "1:2:3:4", "-1:00:00:00", "", "1h", "600", "00:00:00:10s", "9999999:0:0:0"],
+    ["10 m", "00:00:10", "1:2:3:4", "-1:00:00:00", "", "1.5h", "600", "00:00:00:10s", "9999999:0:0:0"],
 )
 def test_a_time_in_another_form_is_refused_with_the_form(text):
     with pytest.raises(UserError, match="trainer.max_time=.*should be (DD:HH:MM:SS|a valid string)"):
         settings(f"trainer.max_time='{text}'" if text != "600" else "trainer.max_time=600")
+
+
+@pytest.mark.parametrize(("text", "time"), [("90m", "00:01:30:00"), ("2h", "00:02:00:00"), ("10d", "10:00:00:00")])
+def test_a_short_form_is_taken(text, time):
+    assert settings(f"trainer.max_time={text}").trainer.max_time == time
 
 
 @pytest.mark.parametrize("text", ["00:00:10:00", "7:00:00:00", "100:23:59:59"])

@@ -336,7 +336,7 @@ def test_a_failed_job_that_was_resumed_alone_counts_and_one_that_cannot_be_read_
     assert again.code == 0, again.err
     assert f"best job 1: val/loss {loss:.4g}, optimizer.lr=0.01 trainer.max_epochs=2\n" in again.out
     assert "3 jobs: 3 done\n" in again.out
-    assert compare([sweep], "val/loss", "min").groups[0].mean == loss
+    assert compare([sweep], "val/loss", "min").groups[0].main.mean == loss
     (file,) = (sweep / "experiment").iterdir()
     assert file.name == "job_1.yaml"
     again = run(tmp_path, "train", f"experiment={file}", "test=false", f"hydra.run.dir={tmp_path}/again")
