@@ -3,11 +3,15 @@
 import hashlib
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 
+from litlab.errors import UserError
 from litlab.runs.run import Run
 
 
@@ -32,6 +36,7 @@ def wandb(
         notes: the run's.
         others: further arguments of WandbLogger and of wandb.init.
     """
+    _require("wandb")
     from wandb import Settings
 
     folder = Path(save_dir)
@@ -65,7 +70,9 @@ def mlflow(
         notes: the run's.
         others: further arguments of MLFlowLogger.
     """
+    _require("mlflow")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # or a server that is not there takes minutes
+    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
     folder, own, uri = Path(save_dir), identity(Path(save_dir)), tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
@@ -73,9 +80,15 @@ def mlflow(
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         uri = f"sqlite:///{file}"
         others = {"artifact_location": Path(file).with_name("mlartifacts").absolute().as_uri()} | others
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name(experiment_name)
-    known = client.search_runs([experiment.experiment_id], f"tags.`litlab.run` = '{own}'") if experiment else []
+    with FileLock(f"{file}.lock") if uri == f"sqlite:///{file}" else nullcontext():  # jobs may begin at once
+        client = MlflowClient(uri)
+        if client.get_experiment_by_name(experiment_name) is None:
+            with suppress(MlflowException):  # another job has made it meanwhile
+                client.create_experiment(experiment_name, others.get("artifact_location"))
+    known = client.search_runs(
+        [one.experiment_id for one in client.search_experiments(filter_string=f"name = '{experiment_name}'")],
+        f"tags.`litlab.run` = '{own}'",
+    )
     told = {"litlab.run": own, "litlab.sweep": sweep_of(folder), "mlflow.note.content": notes}
     logger = MLFlowLogger(
         experiment_name, name or folder.name, uri, run_id=known[0].info.run_id if known else None,
@@ -88,6 +101,11 @@ def mlflow(
 
     logger.log_image = log_image  # type: ignore[attr-defined]  # as WandbLogger has it
     return logger
+
+
+def _require(package: str) -> None:
+    if find_spec(package) is None:
+        raise UserError(f"logger={package}: takes the package {package}; pip install -e '.[{package}]' brings it")
 
 
 def identity(folder: Path) -> str:

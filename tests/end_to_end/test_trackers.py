@@ -9,6 +9,7 @@ import pytest
 from conftest import ROOT
 from processes import at, run
 
+import litlab.trackers
 from litlab.runs.run import Run
 
 wandb = pytest.importorskip("wandb", reason="wandb is not installed")
@@ -133,7 +134,17 @@ def test_one_that_fails_ends_no_training(tmp_path, kind):
     assert done.code == 0, done.err
     name = "wandb" if kind is WandbLogger else "mlflow"
     assert f"logger.{name}: ConnectionError: the server is gone" in done.out + done.err
+    assert f"logger.{name} has failed, and lacks a part of this run" in done.out + done.err
     assert Run.open(only_run(tmp_path)).record.status == "done"
+
+
+def test_a_missing_package_is_told_with_what_brings_it(tmp_path):
+    def hide():
+        litlab.trackers.find_spec = lambda name: None
+
+    done = train(tmp_path, loggers=["logger=wandb"], prepare=hide)
+    assert done.code == 2
+    assert "train: logger=wandb: takes the package wandb; pip install -e '.[wandb]' brings it\n" in done.err
 
 
 def test_one_that_cannot_be_reached_is_told_before_the_training(tmp_path):

@@ -1,10 +1,12 @@
 """Trackers such as W&B and MLflow: what a run tells them, so that it does not depend on them."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
@@ -14,8 +16,13 @@ from litlab.errors import UserError
 from litlab.messages import first_lines
 from litlab.runs.record import Status
 
+log = logging.getLogger(__name__)
+
 SENT = "sent.json"
 """File in a run's folder: the last step of each metric that a tracker has, by tracker and metric."""
+
+GUARDS: "WeakKeyDictionary[Logger, Guard]" = WeakKeyDictionary()
+"""Whether each tracker has failed."""
 
 CALLS = (
     "log_metrics",
@@ -50,7 +57,7 @@ def watched(name: str, logger: Logger, folder: Path) -> Logger:
         _ = getattr(logger, "experiment", None)
     except Exception as error:
         raise UserError(f"logger.{name}: {type(logger).__name__} cannot be reached: {first_lines(error)}") from error
-    guard = Guard(f"logger.{name}")
+    guard = GUARDS[logger] = Guard(f"logger.{name}")
     for call in CALLS:
         if hasattr(logger, call):
             setattr(logger, call, guard.wrap(call, getattr(logger, call)))
@@ -85,8 +92,15 @@ def show(logger: Logger, key: str, picture: np.ndarray, step: int) -> None:
 
 def close(logger: Logger, status: Status) -> None:
     """Tell a tracker how the run has ended, so that the next one in this process has one of its own."""
-    if isinstance(logger, WandbLogger):
-        logger.experiment.finish(exit_code=0 if status == "done" else 1)
-    elif isinstance(logger, MLFlowLogger):
-        terms = {"done": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
-        logger.experiment.set_terminated(logger.run_id, terms.get(status, "FAILED"))
+    guard = GUARDS[logger]
+    try:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish(exit_code=0 if status == "done" else 1)
+        elif isinstance(logger, MLFlowLogger):
+            terms = {"done": "FINISHED", "pruned": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+            logger.experiment.set_terminated(logger.run_id, terms.get(status, "FAILED"))
+    except Exception as error:
+        guard.failed = True
+        log.warning("%s: %s: %s", guard.name, type(error).__name__, first_lines(error))
+    if guard.failed:
+        log.warning("%s has failed, and lacks a part of this run; the run's folder has all", guard.name)
