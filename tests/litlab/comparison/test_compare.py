@@ -464,7 +464,7 @@ def test_the_command_draws_and_says_so(two_groups, tmp_path):
         (["runs", "metric=val/ac"], "compare: metric=val/ac: no such metric, did you mean val/acc?"),
         (["runs", "where=lr=3"], "compare: 'lr=3' is no condition"),
         (["runs", "where=lr<3"], "compare: where: lr is neither a setting nor a metric of any run"),
-        (["runs", "format=xml"], "compare: format=xml: should be 'table', 'json', 'csv' or 'markdown'"),
+        (["runs", "format=xml"], "compare: format=xml: should be 'table', 'json', 'csv', 'markdown' or 'html'"),
         (["runs", "fromat=csv"], "compare: fromat=csv: no such key, did you mean format?"),
         (["-m", "runs"], "compare: does one thing at a time"),
         (["sweep"], "compare: no run to compare in sweep: there is 3 planned, 3 missing"),
