@@ -101,8 +101,9 @@ BARE_CHOICES = {
 """What configs/train.yaml begins with in a bare project."""
 
 TAKEN = {"litlab", "hydra_plugins", "test", "tests", "conftest", "configs"} | {
-    *("absl", "antlr4", "attr", "cuda", "dateutil", "flatbuffers", "functorch", "google", "grpc", "hydra", "isympy"),
-    *("lightning_fabric", "markdown_it", "mpl_toolkits", "mypyc", "nvidia", "pil", "pip", "pkg_resources", "pylab"),
+    *("absl", "antlr4", "attr", "coreweave_evaluations", "cuda", "databricks", "dateutil", "dotenv", "flatbuffers"),
+    *("functorch", "git", "google", "grpc", "hydra", "isympy", "lightning_fabric", "markdown_it", "mlflow"),
+    *("mpl_toolkits", "mypyc", "nvidia", "opentelemetry", "pil", "pip", "pkg_resources", "pylab"),
     *("py", "pydevd_plugins", "rpds", "setuptools", "torchgen", "xdist", "yaml"),
 }
 """Names of modules, in lower case, that the project needs itself and that constraints.txt does not say."""

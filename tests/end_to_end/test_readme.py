@@ -91,7 +91,7 @@ def test_evaluate_tests_the_last_training(done):
 
 @pytest.mark.slow
 def test_what_was_trained_is_used(done):
-    (last,) = (runs[-1] for line, (_, runs) in done.items() if "sweep=tpe" in line)
+    (last,) = (runs[-1] for line, (_, runs) in done.items() if "name=wider" in line)
     predicted, _ = done["predict run=last input=docs/seven.png"]
     assert predicted.stdout.splitlines()[1].split()[:2] == ["docs/seven.png", "7"]
     exported, _ = done["litlab export run=last"]
