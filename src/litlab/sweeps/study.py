@@ -118,7 +118,7 @@ class Study:
         else:
             trial = self._begin(number)
             self._begun += 1
-        return number, self._params(trial)
+        return trial.number, self._params(trial)
 
     def _begin(self, number: int) -> optuna.Trial:
         """A new trial, with all that is known of its job.
