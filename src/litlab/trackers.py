@@ -85,10 +85,8 @@ def mlflow(
         if client.get_experiment_by_name(experiment_name) is None:
             with suppress(MlflowException):  # another job has made it meanwhile
                 client.create_experiment(experiment_name, others.get("artifact_location"))
-    known = client.search_runs(
-        [one.experiment_id for one in client.search_experiments(filter_string=f"name = '{experiment_name}'")],
-        f"tags.`litlab.run` = '{own}'",
-    )
+        experiment = client.get_experiment_by_name(experiment_name)
+    known = client.search_runs([experiment.experiment_id], f"tags.`litlab.run` = '{own}'") if experiment else []
     told = {"litlab.run": own, "litlab.sweep": sweep_of(folder), "mlflow.note.content": notes}
     logger = MLFlowLogger(
         experiment_name, name or folder.name, uri, run_id=known[0].info.run_id if known else None,

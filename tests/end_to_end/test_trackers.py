@@ -68,7 +68,7 @@ def test_each_tracker_has_what_tensorboard_has(tracked):
     assert (theirs.run.display_name, list(theirs.run.tags), theirs.run.notes) == ("wide", ["ablation", "lr"], "why")
     assert (theirs.run.project, theirs.run.run_group, theirs.exit_codes) == ("litlab", "", [0])
     assert json.loads(theirs.config["optimizer"])["lr"] == 0.002
-    assert json.loads(theirs.config["run"])["command"].startswith("`python -m litlab train")
+    assert json.loads(theirs.config["run"])["command"].startswith("python -m litlab train ")
     assert theirs.steps("train/loss") == csv_steps(tracked, "train/loss")
     assert theirs.steps("val/confusion._type")
     assert theirs.steps("filters._type") == [0, 20, 40]
@@ -111,6 +111,8 @@ def test_a_run_that_was_stopped_goes_on_in_the_same_one_and_sends_no_step_twice(
     assert resumed.code == 0, resumed.err
     theirs, all_steps = OfflineRun(only_run(tmp_path)), csv_steps(tmp_path, "train/loss")
     assert (len(theirs.files), len(theirs.ids)) == (2, 1)
+    for name in ("wandb", "mlflow"):
+        assert json.loads((only_run(tmp_path) / f"sent_{name}.json").read_text())["train/loss"] == all_steps[-1]
     assert mlflow_steps(tmp_path, "train/loss") == all_steps
     # What W&B keeps in memory for a file of its own is gone with a process that was killed.
     lost = 0 if number == signal.SIGTERM else all_steps.index(theirs.steps("train/loss")[0])

@@ -13,7 +13,7 @@ from tensorboard.plugins.hparams import metadata
 from tensorboard.plugins.hparams.api_pb2 import Status
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionEndInfo, SessionStartInfo
 
-from litlab.callbacks.trackers import close, is_tracker
+from litlab.callbacks.trackers import finish, is_tracker
 from litlab.distributed.signals import Interrupted
 from litlab.runs.record import Record
 from litlab.runs.record import Status as Ending
@@ -58,7 +58,7 @@ class Overview(Callback):
             if self._loggers or self._trackers:
                 self._write_results()
             for tracker in self._trackers:
-                close(tracker, ending)
+                finish(tracker, ending)
             for logger in self._loggers:
                 logger.experiment.add_text("run/results", _table(_results(self.run.record)), self._step)
                 end = SessionEndInfo(status=status, end_time_secs=time.time())
@@ -74,14 +74,14 @@ class Overview(Callback):
             return
         record = self.run.record
         for tracker in self._trackers:
-            tracker.log_hyperparams({**record.settings, "run": _origin(record)})
+            tracker.log_hyperparams({**record.settings, "run": record.origin()})
         for logger in self._loggers:
             start = SessionStartInfo(start_time_secs=time.time())
             for name, value in hyperparameters(record).items():
                 kind = "bool" if isinstance(value, bool) else "string" if isinstance(value, str) else "number"
                 setattr(start.hparams[name], f"{kind}_value", value)
             _add_hparams(logger, metadata.SESSION_START_INFO_TAG, HParamsPluginData(session_start_info=start))
-            logger.experiment.add_text("run/command", _table(_origin(record)), 0)
+            logger.experiment.add_text("run/command", _table(record.origin() | {"command": f"`{record.command}`"}), 0)
             config = yaml.safe_dump(record.settings, sort_keys=False)
             logger.experiment.add_text("run/config", "".join(f"    {line}\n" for line in config.splitlines()), 0)
 
@@ -137,17 +137,6 @@ def chart_layout(metrics: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:
     if charts:
         charts["accuracy of each class"] = ["Multiline", ["^val_class_acc/"]]
     return {"training and validation": charts} if charts else {}
-
-
-def _origin(record: Record) -> dict[str, Any]:
-    commit = record.git and record.git.commit + (", with changes" if record.git.dirty else "")
-    return {
-        "command": f"`{record.command}`",
-        "commit": commit or "not in a repository",
-        "started": f"{record.started:%Y-%m-%d %H:%M:%S} UTC",
-        "device": record.device,
-        **record.versions,
-    }
 
 
 def _results(record: Record) -> dict[str, Any]:

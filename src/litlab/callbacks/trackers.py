@@ -1,4 +1,4 @@
-"""Trackers such as W&B and MLflow: what a run tells them, so that it does not depend on them."""
+"""Trackers such as W&B and MLflow, on which no training depends."""
 
 import json
 import logging
@@ -18,13 +18,10 @@ from litlab.runs.record import Status
 
 log = logging.getLogger(__name__)
 
-SENT = "sent.json"
-"""File in a run's folder: the last step of each metric that a tracker has, by tracker and metric."""
-
 GUARDS: "WeakKeyDictionary[Logger, Guard]" = WeakKeyDictionary()
-"""Whether each tracker has failed."""
+"""The guard of each tracker, which knows whether it has failed."""
 
-CALLS = (
+METHODS = (
     "log_metrics",
     "log_hyperparams",
     "log_image",
@@ -34,7 +31,7 @@ CALLS = (
     "save",
     "finalize",
 )
-"""What Lightning and the lab ask of a tracker."""
+"""Methods of a logger that Lightning and the lab call."""
 
 
 def is_tracker(logger: Logger) -> bool:
@@ -42,13 +39,13 @@ def is_tracker(logger: Logger) -> bool:
     return not isinstance(logger, TensorBoardLogger | CSVLogger)
 
 
-def watched(name: str, logger: Logger, folder: Path) -> Logger:
-    """Return a tracker's logger so that an error of it is one warning, and no step is sent twice.
+def guarded_tracker(name: str, logger: Logger, folder: Path) -> Logger:
+    """Return a tracker whose errors are one warning, and which logs no metric of a step twice.
 
     Args:
         name: the logger's key in the config.
-        logger: what sends.
-        folder: the run's.
+        logger: the tracker.
+        folder: the run's folder, where `sent_NAME.json` keeps the last step of each metric.
 
     Raises:
         UserError: the tracker cannot be reached.
@@ -58,40 +55,42 @@ def watched(name: str, logger: Logger, folder: Path) -> Logger:
     except Exception as error:
         raise UserError(f"logger.{name}: {type(logger).__name__} cannot be reached: {first_lines(error)}") from error
     guard = GUARDS[logger] = Guard(f"logger.{name}")
-    for call in CALLS:
-        if hasattr(logger, call):
-            setattr(logger, call, guard.wrap(call, getattr(logger, call)))
-    logger.log_metrics = _new_ones(name, logger.log_metrics, folder / SENT)  # type: ignore[method-assign]
+    for method in METHODS:
+        if hasattr(logger, method):
+            setattr(logger, method, guard.wrap(method, getattr(logger, method)))
+    sent = folder / f"sent_{name}.json"
+    logger.log_metrics = _log_once(logger.log_metrics, sent)  # type: ignore[method-assign]
     return logger
 
 
-def _new_ones(name: str, send: Callable[..., None], file: Path) -> Callable[..., None]:
-    """What sends those metrics alone that have not been sent before the run was stopped."""
-    everything: dict[str, dict[str, int]] = {}
+def _log_once(log_metrics: Callable[..., None], file: Path) -> Callable[..., None]:
+    """Return a `log_metrics` that leaves out what was logged before the run was stopped, as the file says."""
+    sent: dict[str, int] = {}
     with suppress(OSError, ValueError):
-        everything = json.loads(file.read_text(encoding="utf-8"))
-    sent = everything.setdefault(name, {})
+        sent = json.loads(file.read_text(encoding="utf-8"))
 
-    def log_metrics(metrics: Mapping[str, Any], step: int | None = None) -> None:
+    def log_new_metrics(metrics: Mapping[str, Any], step: int | None = None) -> None:
         new = {key: value for key, value in metrics.items() if step is None or step > sent.get(key, -1)}
         if not new:
             return
-        send(new, step)
+        log_metrics(new, step)
         if step is not None:
             sent.update(dict.fromkeys(new, step))
-            file.write_text(json.dumps(everything), encoding="utf-8")
+            aside = file.with_suffix(".new")  # A process that is killed must not leave half a file behind.
+            aside.write_text(json.dumps(sent), encoding="utf-8")
+            aside.replace(file)
 
-    return log_metrics
+    return log_new_metrics
 
 
-def show(logger: Logger, key: str, picture: np.ndarray, step: int) -> None:
-    """Send a picture (height, width, colours) to a tracker that takes such."""
+def log_picture(logger: Logger, key: str, picture: np.ndarray, step: int) -> None:
+    """Log a picture (height, width, channels) to a tracker that has a `log_image`."""
     if hasattr(logger, "log_image"):
         logger.log_image(key=key, images=[picture], step=step)
 
 
-def close(logger: Logger, status: Status) -> None:
-    """Tell a tracker how the run has ended, so that the next one in this process has one of its own."""
+def finish(logger: Logger, status: Status) -> None:
+    """Tell a tracker how the run has ended, so that the next run in this process begins another one there."""
     guard = GUARDS[logger]
     try:
         if isinstance(logger, WandbLogger):

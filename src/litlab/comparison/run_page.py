@@ -3,12 +3,14 @@
 import base64
 import html
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import plotly.graph_objects as go
 from tensorboard.backend.event_processing.event_accumulator import IMAGES, SCALARS, EventAccumulator
 
 from litlab.comparison.document import document
+from litlab.files import read_text
 from litlab.runs.run import Run
 
 MOST_POINTS = 1000
@@ -31,17 +33,17 @@ def run_page(run: Run) -> str:
         for tag, value in one.metrics.items():
             curves.setdefault(tag, []).append((one.step, value))
     pictures = {tag: written.Images(tag)[-1].encoded_image_string for tag in written.Tags()["images"]}
-    commit = record.git.commit + (", with changes" if record.git.dirty else "") if record.git else None
     what = {
         **{key: record.settings.get(key) for key in ("name", "tags", "notes")},
         "status": record.status + (f": {record.reason}" if record.reason else ""),
-        "command": record.command, "started": f"{record.started:%Y-%m-%d %H:%M:%S} UTC", "commit": commit,
-        "device": record.device, "training": f"{record.training_seconds:.1f} s" if record.training_seconds else None,
-        "python": record.python, **record.versions,
-    }  # fmt: skip
+        **record.origin(),
+        "training": f"{record.training_seconds:.1f} s" if record.training_seconds else None,
+    }
     metrics = record.metrics
     results = {"best epoch": metrics.best_epoch} | metrics.best | metrics.test
-    config = (run.folder / "config.yaml").read_text(encoding="utf-8") if (run.folder / "config.yaml").exists() else ""
+    config = ""
+    with suppress(OSError, ValueError):  # A run that failed early has none, and somebody else's may be anything.
+        config = read_text(run.folder / "config.yaml")
     body = _table("what it was", {key: value for key, value in what.items() if value})
     body += _table("what came of it", {key: value for key, value in results.items() if value is not None})
     shown = "\n".join(f"<h2>{html.escape(tag)}</h2>{_image(picture)}" for tag, picture in pictures.items())

@@ -148,6 +148,12 @@ class Record(Part):
     _renames = model_validator(mode="before")(_by_current_names)
     _ordinary = model_validator(mode="before")(_require_ordinary)
 
+    def origin(self) -> dict[str, Any]:
+        """How the run came about: its command, commit, start, device and versions."""
+        commit = self.git.commit + (", with changes" if self.git.dirty else "") if self.git else "not in a repository"
+        started = f"{self.started:%Y-%m-%d %H:%M:%S} UTC"
+        return {"command": self.command, "commit": commit, "started": started, "device": self.device, **self.versions}
+
     def results(self) -> dict[str, float]:
         """Everything measured: when the monitored metric was best, else on the test set, else at the end; the speed."""
         speed = {"training_seconds": self.training_seconds, "examples_per_second": self.examples_per_second}

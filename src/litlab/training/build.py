@@ -25,7 +25,7 @@ from litlab.callbacks.record import RecordRun
 from litlab.callbacks.required import RequiredMetrics
 from litlab.callbacks.shared_metrics import SharedMetrics
 from litlab.callbacks.throughput import Throughput
-from litlab.callbacks.trackers import is_tracker, watched
+from litlab.callbacks.trackers import guarded_tracker, is_tracker
 from litlab.config import schema
 from litlab.config.components import build, import_target, parameters, takes, without_downloads
 from litlab.data.augment import on_each_image
@@ -157,7 +157,7 @@ def _logger(name: str, node: Mapping[str, Any], folder: Path) -> Logger:
     key = f"logger.{name}"
     place = {"save_dir": folder} if "save_dir" in parameters(import_target(str(node["_target_"]), key)) else {}
     logger: Logger = build(node, key=key, kind=Logger, **place)
-    return watched(name, logger, folder) if is_tracker(logger) and is_rank_zero() else logger
+    return guarded_tracker(name, logger, folder) if is_tracker(logger) and is_rank_zero() else logger
 
 
 def _compile(module: LightningModule, asked: bool | dict[str, Any]) -> None:

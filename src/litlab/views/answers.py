@@ -6,7 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 from typing_extensions import override
 
 from litlab.callbacks.predictions import PredictionView
-from litlab.views.board import boards
+from litlab.views.board import Board, boards
 
 
 class AnswersView(PredictionView):
@@ -33,7 +33,7 @@ class AnswersView(PredictionView):
         """Take what the other processes have seen, too."""
         raise NotImplementedError
 
-    def draw(self, board: Any, trainer: Trainer, stage: str) -> None:
+    def draw(self, board: Board, trainer: Trainer, stage: str) -> None:
         """Draw what was seen."""
         raise NotImplementedError
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from litlab.callbacks.trackers import is_tracker, show
+from litlab.callbacks.trackers import is_tracker, log_picture
 
 
 def writers(trainer: Trainer) -> list[SummaryWriter]:
@@ -19,30 +19,34 @@ def writers(trainer: Trainer) -> list[SummaryWriter]:
     return [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
 
 
-def boards(trainer: Trainer) -> "list[SummaryWriter | PictureBoard]":
-    """What takes pictures: TensorBoard's writers, and trackers."""
-    loggers = trainer.loggers if trainer.is_global_zero else []
-    return [*writers(trainer), *(PictureBoard(logger) for logger in loggers if is_tracker(logger))]
-
-
 class PictureBoard:
-    """A tracker, by the names that TensorBoard's writer has for what draws."""
+    """A tracker with the methods of TensorBoard's SummaryWriter that views call."""
 
     def __init__(self, logger: Logger) -> None:
         self._logger = logger
 
     def add_figure(self, tag: str, figure: Figure, step: int) -> None:
-        """Send a figure."""
+        """Log a figure."""
         canvas = FigureCanvasAgg(figure)
         canvas.draw()  # type: ignore[no-untyped-call]
-        show(self._logger, tag, np.asarray(canvas.buffer_rgba())[..., :3], step)  # type: ignore[no-untyped-call]
+        log_picture(self._logger, tag, np.asarray(canvas.buffer_rgba())[..., :3], step)  # type: ignore[no-untyped-call]
 
     def add_image(self, tag: str, picture: Tensor, step: int) -> None:
-        """Send a picture (3, height, width), uint8."""
-        show(self._logger, tag, picture.permute(1, 2, 0).numpy(), step)
+        """Log a picture (3, height, width), uint8."""
+        log_picture(self._logger, tag, picture.permute(1, 2, 0).numpy(), step)
 
     def add_pr_curve_raw(self, *_: Any) -> None:
-        """Send nothing: trackers have no such curves."""
+        """Do nothing: trackers have no such curves."""
+
+
+Board = SummaryWriter | PictureBoard
+"""What views draw on."""
+
+
+def boards(trainer: Trainer) -> list[Board]:
+    """TensorBoard's writers and the trackers among a trainer's loggers, in the first process."""
+    loggers = trainer.loggers if trainer.is_global_zero else []
+    return [*writers(trainer), *(PictureBoard(logger) for logger in loggers if is_tracker(logger))]
 
 
 class DrawnOnce(Callback):

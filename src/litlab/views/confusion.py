@@ -1,7 +1,5 @@
 """Which classes are mistaken for which."""
 
-from typing import Any
-
 import torch
 from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
@@ -11,6 +9,7 @@ from typing_extensions import override
 from litlab.callbacks.predictions import NO_CLASS, Predicted, class_names
 from litlab.distributed.group import all_gather
 from litlab.views.answers import AnswersView
+from litlab.views.board import Board
 from litlab.views.figures import WIDTH
 
 MOST_NUMBERED = 20
@@ -49,7 +48,7 @@ class ConfusionMatrix(AnswersView):
             self.counts = torch.stack(all_gather(self.counts)).sum(0)
 
     @override
-    def draw(self, board: Any, trainer: Trainer, stage: str) -> None:
+    def draw(self, board: Board, trainer: Trainer, stage: str) -> None:
         if self.counts is not None:
             figure = matrix(self.counts.cpu(), list(class_names(trainer, len(self.counts))))
             board.add_figure(f"{stage}/confusion", figure, trainer.global_step)

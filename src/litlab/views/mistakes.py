@@ -1,7 +1,5 @@
 """Where the network is most wrong."""
 
-from typing import Any
-
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
@@ -11,6 +9,7 @@ from typing_extensions import override
 from litlab.callbacks.predictions import NO_CLASS, Predicted, class_names, colours
 from litlab.distributed.group import all_gather
 from litlab.views.answers import AnswersView
+from litlab.views.board import Board
 from litlab.views.figures import tiles
 
 
@@ -50,7 +49,7 @@ class Mistakes(AnswersView):
         self.worst = [part[chosen] for part in parts]
 
     @override
-    def draw(self, board: Any, trainer: Trainer, stage: str) -> None:
+    def draw(self, board: Board, trainer: Trainer, stage: str) -> None:
         wrong = self.worst[0] > -torch.inf if self.worst else torch.zeros(0, dtype=torch.bool)
         if not wrong.any():
             return

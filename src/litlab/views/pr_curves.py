@@ -1,7 +1,5 @@
 """How precision and recall are traded."""
 
-from typing import Any
-
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
@@ -10,6 +8,7 @@ from typing_extensions import override
 from litlab.callbacks.predictions import Predicted, class_names
 from litlab.distributed.group import all_gather
 from litlab.views.answers import AnswersView
+from litlab.views.board import Board
 
 THRESHOLDS = 127
 """Points of a curve; TensorBoard takes no more."""
@@ -48,7 +47,7 @@ class PRCurves(AnswersView):
         self.counts[0] = torch.stack([counts for counts, _ in all_gather(self.counts)]).sum(0)
 
     @override
-    def draw(self, board: Any, trainer: Trainer, stage: str) -> None:
+    def draw(self, board: Board, trainer: Trainer, stage: str) -> None:
         all_counts, classes = self.counts
         for name, counts in zip(class_names(trainer, int(classes)), all_counts.cpu(), strict=False):
             hits, false_alarms = counts.flip(1).cumsum(1).flip(1)  # of all that are at least as probable
