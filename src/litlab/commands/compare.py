@@ -30,7 +30,7 @@ class Compare(Settings):
     folders: list[str]
     """Runs', sweeps', or what holds such, at any depth."""
     format: Literal["table", "json", "csv", "markdown", "html"]
-    """What is printed: a table for people, or a document with all digits, or for a page, or a page of its own."""
+    """What is printed: a table for people, all digits as JSON or CSV, a table for a Markdown page, or a page."""
     metric: str | list[str] | None
     """What the runs are compared by, and what else is shown; null for what they monitor."""
     mode: Literal["min", "max"] | None
@@ -53,10 +53,7 @@ def run(request: Request[Compare]) -> None:
     from litlab.comparison.compare import compare, report
 
     folders = [Path(folder).expanduser() for folder in asked.folders]
-    metrics = asked.metric if isinstance(asked.metric, list) else [asked.metric] if asked.metric else []
-    comparison = compare(
-        folders, next(iter(metrics), None), asked.mode, asked.where, metrics[1:], asked.over, asked.columns
-    )
+    comparison = compare(folders, asked.metric, asked.mode, asked.where, asked.over, asked.columns)
     report(comparison, asked.format, Path(asked.pictures).expanduser() if asked.pictures else None)
     require_written()
 

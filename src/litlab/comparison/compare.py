@@ -21,10 +21,9 @@ Format = Literal["table", "json", "csv", "markdown", "html"]
 
 def compare(
     folders: Sequence[Path],
-    metric: str | None = None,
+    metric: str | Sequence[str] | None = None,
     mode: Mode | None = None,
     where: str | None = None,
-    others: Sequence[str] = (),
     over: Sequence[str] = OVER,
     columns: Sequence[str] | None = None,
 ) -> Comparison:
@@ -32,10 +31,9 @@ def compare(
 
     Args:
         folders: runs' folders, sweeps' folders, or what holds such.
-        metric: what to compare by; None for the one that the runs monitor.
+        metric: what to compare by, and behind it what else is shown; None for the one that the runs monitor.
         mode: whether less or more of it is better; None for what the runs say.
         where: conditions on settings, results, seed and status, as in litlab.comparison.filters.
-        others: metrics that are shown besides.
         over: settings that runs of one group may differ in.
         columns: settings that are shown; None for those in which the groups differ.
 
@@ -51,11 +49,10 @@ def compare(
     if not runs:
         there = "; ".join([in_words(counts) or "no training", *found.damaged.values()])
         raise UserError(f"no run to compare in {', '.join(map(str, folders))}: there is {there}")
-    metric = current_name(metric) if metric else _monitored(runs)
-    metrics = [metric, *map(current_name, others)]
+    metrics = [current_name(name) for name in ([metric] if isinstance(metric, str) else metric or [_monitored(runs)])]
     for name in metrics:
         _require_measured(name, runs)
-    mode = mode or _mode(metric, runs)
+    mode = mode or _mode(metrics[0], runs)
     chosen = _chosen(runs, parse(where)) if where else runs
     entries = [entry(run, metrics, over) for run in chosen]
     if columns is not None:

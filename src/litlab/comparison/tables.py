@@ -187,16 +187,16 @@ class Comparison:
 
     def columns(self) -> list[Column]:
         """Return what is shown of each group."""
-        has_names = any(group.names for group in self.groups)
+        has_names = "name" not in self.keys and any(group.names for group in self.groups)
         is_paired = any(group.to_best for group in self.groups)
         common = os.path.commonpath([one.run.folder.parent for group in self.groups for one in group.entries])
         return [
             *([Column("name", "name", lambda group: " ".join(group.names), one_line, True)] if has_names else []),
             *map(_setting, self.keys),
             Column("n", "n", lambda group: group.main.n, str),
-            Column(one_line(f"mean {self.metric}"), "mean", lambda group: group.main.mean, rounded(5)),
-            Column("std", "std", lambda group: group.main.std, rounded(2)),
-            Column("± 95 %", "interval", lambda group: group.main.interval, rounded(2)),
+            Column(one_line(f"mean {self.metric}"), "mean", lambda group: group.main.mean, _rounded(5)),
+            Column("std", "std", lambda group: group.main.std, _rounded(2)),
+            Column("± 95 %", "interval", lambda group: group.main.interval, _rounded(2)),
             *(column for metric in self.metrics[1:] for column in _further(metric)),
             *(DIFFERENCE if is_paired else ()),
             Column("best epoch", "best_epoch", lambda group: group.best_epoch, _epoch),
@@ -227,8 +227,8 @@ def _setting(key: str) -> Column:
 def _further(metric: str) -> tuple[Column, Column]:
     """Columns of a metric that is shown besides the main one."""
     return (
-        Column(one_line(f"mean {metric}"), f"mean {metric}", lambda group: group.statistics[metric].mean, rounded(5)),
-        Column("± 95 %", f"interval {metric}", lambda group: group.statistics[metric].interval, rounded(2)),
+        Column(one_line(f"mean {metric}"), f"mean {metric}", lambda group: group.statistics[metric].mean, _rounded(5)),
+        Column("± 95 %", f"interval {metric}", lambda group: group.statistics[metric].interval, _rounded(2)),
     )
 
 
@@ -243,7 +243,7 @@ def _folders(group: Group) -> str:
     return ";".join(str(one.run.folder) for one in group.entries)
 
 
-def rounded(digits: int) -> Callable[[float], str]:
+def _rounded(digits: int) -> Callable[[float], str]:
     """What shows a number with so many significant digits, or all that are before the point."""
 
     def shown(value: float) -> str:
@@ -263,7 +263,7 @@ def _duration(seconds: float) -> str:
 
 
 DIFFERENCE = (
-    Column("to best", "difference", lambda group: group.to_best and group.to_best.mean, rounded(2)),
-    Column("± 95 %", "difference_interval", lambda group: group.to_best and group.to_best.interval, rounded(2)),
+    Column("to best", "difference", lambda group: group.to_best and group.to_best.mean, _rounded(2)),
+    Column("± 95 %", "difference_interval", lambda group: group.to_best and group.to_best.interval, _rounded(2)),
 )
 """Of groups whose runs have the same seeds as the best one's: how far they are from it, seed by seed."""

@@ -116,8 +116,9 @@ def _refuse_without_effect(arguments: Sequence[str]) -> None:
 
 def of_compare(arguments: Sequence[str]) -> list[str]:
     """The folders get a key, conditions quotes, and lists such as `metric=A,B` brackets."""
-    texts = (re.sub(r"^(metric|over|columns)=([^\[].*,.*)", r"\1=[\2]", text) for text in of_folders(arguments))
-    texts = (re.sub(r"^(over|columns)=([\w./]+)$", r"\1=[\2]", text) for text in texts)
+    texts = (
+        re.sub(r"^(metric(?==.*,)|over|columns)=(?!null$)([^\[]+)$", r"\1=[\2]", text) for text in of_folders(arguments)
+    )
     return [re.sub(r"(?s)^where=(.*)", lambda match: f"where={_quoted(match[1])}", text) for text in texts]
 
 

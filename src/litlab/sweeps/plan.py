@@ -157,11 +157,14 @@ class Plan(Settings):
         replace_components(composed, values)
         return composed
 
-    @cached_property
-    def first(self) -> list[Params]:
-        """What the first jobs are to have; the other values are drawn."""
-        told = self.sampling.first if isinstance(self.sampling, command_schema.Sampled) else []
-        return first_jobs(self.dimensions, told)
+    def first_jobs(self) -> list[Params]:
+        """The parameters that `sweep.first` fixes, of the jobs that come first; the sampler chooses the others.
+
+        Raises:
+            UserError: the sweep does not vary such a key, or not over such a value.
+        """
+        fixed = self.sampling.first if isinstance(self.sampling, command_schema.Sampled) else []
+        return first_jobs(self.dimensions, fixed)
 
     def base(self, job: Params) -> Base:
         """What this job has in common with others.
@@ -223,7 +226,7 @@ class Plan(Settings):
 
     def _check(self) -> None:
         """Check each job of a grid; of what is drawn, each value and both ends of each interval."""
-        assert self.first is not None  # noqa: S101 (it refuses what it cannot read)
+        self.first_jobs()
         wrong: dict[str, list[int]] = {}
         written: set[str] = set()  # a number is read back as it was; each other value is tried once
         for number, job in enumerate(self.jobs or self._examples()):

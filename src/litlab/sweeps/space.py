@@ -122,18 +122,24 @@ class Dimension(Settings):
         return repr(trial.suggest_float(self.key, self.low, self.high, step=self.step, log=self.log))
 
     def text_of(self, value: Any) -> str:
-        """Return a value that was told in YAML's words as this key has it.
+        """Return a plain value in Hydra's grammar, as a job's parameters have it.
 
         Raises:
-            UserError: it is none of the values, or outside the interval.
+            UserError: it is not one of the choices, or not in the interval.
         """
-        same = [text for text in self.choices if value in (text, overrides({self.key: text})[0].value())]
-        if same:
-            return same[0]
+        equal = [text for text in self.choices if value in (text, overrides({self.key: text})[0].value())]
+        if equal:
+            return equal[0]
         is_whole = isinstance(self.low, int) and isinstance(self.high, int)
-        if not self.choices and isinstance(value, int if is_whole else int | float) and self.low <= value <= self.high:
-            return repr(value if is_whole else float(value))
-        raise UserError(f"sweep.first: {self.name}={value} is not among {self}")
+        is_number = isinstance(value, int if is_whole else int | float) and not isinstance(value, bool)
+        if self.choices or not is_number or not self.low <= value <= self.high or not self._is_on_grid(value):
+            raise UserError(f"sweep.first: {self.name}={value} is not among {self}")
+        return repr(value if is_whole else float(value))
+
+    def _is_on_grid(self, value: float) -> bool:
+        """Whether a number lies a whole number of steps above the lower end."""
+        steps = (value - self.low) / (self.step or 1)
+        return self.step is None or math.isclose(steps, round(steps), abs_tol=1e-9)
 
     def examples(self) -> list[str]:
         """Values that are right only if all are."""

@@ -25,20 +25,16 @@ from litlab.sweeps.storage import NAME, StudyStorage, trial_of
 DIRECTIONS = {"min": StudyDirection.MINIMIZE, "max": StudyDirection.MAXIMIZE}
 
 
-ONE_BY_ONE: dict[str, Callable[..., BaseSampler]] = {
+SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "random": RandomSampler,
     "tpe": partial(TPESampler, multivariate=False),
-}
-"""Samplers that draw each parameter by itself."""
-
-JOINTLY: dict[str, Callable[..., BaseSampler]] = {
     "cmaes": partial(CmaEsSampler, warn_independent_sampling=False),
     "gp": GPSampler,
     "nsgaii": NSGAIISampler,
 }
-"""Samplers that draw all parameters of a trial at once."""
 
-SAMPLERS = ONE_BY_ONE | JOINTLY
+INDEPENDENT = ("random", "tpe")
+"""Samplers that draw each parameter by itself; the others draw all parameters of a trial together."""
 
 
 class Study:
@@ -59,6 +55,7 @@ class Study:
         self.study = self.storage.create(directions)
         in_grid = isinstance(plan.sampling, command_schema.Grid)
         self._distributions = {one.key: one.scale() if in_grid else one.distribution() for one in plan.dimensions}
+        self._first = plan.first_jobs()
         trials = self.trials()
         if self.study.directions != directions:
             raise self.storage.damaged("it has other objectives")
@@ -108,16 +105,17 @@ class Study:
         Raises:
             UserError: in the job's folder is another sweep's.
         """
-        if not self._unfinished and self._begun >= self.plan.planned:
-            return None
-        number, sampling = self._unfinished[0] if self._unfinished else self._begun, self.plan.sampling
-        if isinstance(sampling, command_schema.Sampled) and sampling.sampler in JOINTLY:
-            self.study.sampler = _sampler(sampling, (number,))
+        open_trial: Callable[[int], optuna.Trial]
         if self._unfinished:
-            trial = trial_of(self.study, self._unfinished.pop(0))
-        else:
-            trial = self._begin(number)
+            number, open_trial = self._unfinished.pop(0), partial(trial_of, self.study)
+        elif self._begun < self.plan.planned:
+            number, open_trial = self._begun, self._begin
             self._begun += 1
+        else:
+            return None
+        if isinstance(self.plan.sampling, command_schema.Sampled):
+            self.study.sampler = _sampler(self.plan.sampling, (number,))
+        trial = open_trial(number)
         return trial.number, self._params(trial)
 
     def _begin(self, number: int) -> optuna.Trial:
@@ -136,8 +134,8 @@ class Study:
             job = self.plan.jobs[number]
         elif record and record.overrides.keys() >= self._distributions.keys():
             job = record.overrides
-        elif number < len(self.plan.first):
-            job = self.plan.first[number]
+        elif number < len(self._first):
+            job = self._first[number]
         else:
             return None
         known = {key: one for key, one in self._distributions.items() if key in job}
@@ -165,7 +163,7 @@ class Study:
             return self.plan.jobs[trial.number]
         params = {}
         for index, dimension in enumerate(self.plan.dimensions):
-            if sampling.sampler in ONE_BY_ONE:
+            if sampling.sampler in INDEPENDENT:
                 self.study.sampler = _sampler(sampling, (trial.number, index))
             params[dimension.key] = dimension.suggest(trial)
         return params

@@ -120,13 +120,15 @@ def test_groups_with_the_same_seeds_are_compared_seed_by_seed(make, tmp_path):
 
 def test_folds_are_averaged_over_and_whatever_is_told(make, tmp_path):
     for seed, fold in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        settings = {"data.fold": fold, "optimizer.lr": 0.1 * (1 + seed)}
+        settings = {"data.fold": fold, "optimizer.lr": 0.1 * (1 + seed), "name": f"seed{seed}"}
         make(f"{seed}{fold}", 0.9 - fold / 10 - seed / 100, seed=seed, settings=settings)
     assert [group.main.n for group in compare([tmp_path]).groups] == [2, 2]
     assert compare([tmp_path], over=["optimizer.lr", "seed", "data.fold"]).groups[0].main.n == 4
     single = compare([tmp_path], over=[])
     assert [group.main.n for group in single.groups] == [1] * 4
     assert {"seed", "data.fold", "optimizer.lr"} >= set(single.keys)
+    named = compare([tmp_path], columns=["name", "optimizer.lr"])
+    assert [column.name for column in named.columns()][:3] == ["name", "optimizer.lr", "n"]
     shown = compare([tmp_path], columns=["optimizer.lr", "trainer.max_epochs"])
     assert shown.keys == ["optimizer.lr", "trainer.max_epochs"]
     with pytest.raises(UserError, match=r"columns: optimizer.lrr is no setting of any run, did you mean optimizer.lr"):
@@ -136,7 +138,7 @@ def test_folds_are_averaged_over_and_whatever_is_told(make, tmp_path):
 def test_several_metrics_are_shown(make, tmp_path):
     for seed in range(2):
         make(str(seed), 0.9 + seed / 100, seed=seed, test=0.8 + seed / 100)
-    comparison = compare([tmp_path], "val/acc", others=["test/acc", "val/loss"])
+    comparison = compare([tmp_path], ["val/acc", "test/acc", "val/loss"])
     (group,) = comparison.groups
     assert {name: one.mean for name, one in group.statistics.items()} == pytest.approx(
         {"val/acc": 0.905, "test/acc": 0.805, "val/loss": 0.095}
@@ -147,7 +149,7 @@ def test_several_metrics_are_shown(make, tmp_path):
     assert header[:7] == ["optimizer.lr", "n", "mean", "std", "interval", "mean test/acc", "interval test/acc"]
     assert float(row[5]) == group.statistics["test/acc"].mean
     with pytest.raises(UserError, match="metric=test/ac: no such metric, did you mean test/acc"):
-        compare([tmp_path], "val/acc", others=["test/ac"])
+        compare([tmp_path], ["val/acc", "test/ac"])
 
 
 def test_runs_that_differ_only_in_what_makes_no_difference_are_one_group(make, tmp_path):

@@ -125,13 +125,15 @@ def test_what_is_told_to_be_first_is_tried_first(tmp_path):
     [
         ({"lr": 2}, "sweep.first: lr=2 is not among lr: 0.0001 to 1.0, log"),
         ({"width": 40.5}, "sweep.first: width=40.5 is not among width: 8 to 64 in steps of 8"),
+        ({"width": 41}, "sweep.first: width=41 is not among width: 8 to 64 in steps of 8"),
+        ({"width": True}, "sweep.first: width=True is not among width: 8 to 64 in steps of 8"),
         ({"kind": "b"}, r"sweep.first: kind=b is not among kind=a,\[8,16\]"),
         ({"depth": 1}, "sweep.first: depth has not several values; there is lr, width, kind"),
     ],
 )
 def test_what_cannot_be_first_is_told(first, problem):
     with pytest.raises(UserError, match=problem):
-        _ = sampled("tpe", 3, first=[first]).first
+        sampled("tpe", 3, first=[first]).first_jobs()
 
 
 def test_optunas_samplers_do_better_than_chance(tmp_path):
