@@ -42,7 +42,7 @@ def read_text(file: Path, most: int = LARGEST_TEXT) -> str:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no file, too large for what it should be, or no text.
+        ValueError: it is not a file, too large for what it should be, or not text.
     """
     status = file.stat()
     if not S_ISREG(status.st_mode):  # a pipe, say, from which one would read for ever
@@ -52,7 +52,7 @@ def read_text(file: Path, most: int = LARGEST_TEXT) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError("it is no text") from error
+        raise ValueError("it is not text") from error
 
 
 def write_text(file: Path, text: str) -> None:

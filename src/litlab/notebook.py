@@ -36,7 +36,7 @@ def train(*overrides: str) -> Run:
 
     Raises:
         UserError: one line for each override that is wrong; nothing was started.
-        TrainingError: the loss became infinite or no number.
+        TrainingError: the loss became infinite or not a number.
         Interrupted: a signal asked to stop; the run can be resumed.
     """
     from litlab.config import command_schema, schema

@@ -157,7 +157,12 @@ def test_one_that_cannot_be_reached_is_told_before_the_training(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "secret", ["+logger.wandb.api_key=abcdef", "logger.mlflow.tracking_uri=https://me:pass@example.org"]
+    "secret",
+    [
+        "+logger.wandb.api_key=abcdef",
+        "+logger.wandb.settings={api_key: abcdef}",
+        "logger.mlflow.tracking_uri=https://me:pass@example.org",
+    ],
 )
 def test_a_secret_reaches_no_file(tmp_path, secret):
     done = train(tmp_path, secret)

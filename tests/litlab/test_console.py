@@ -148,7 +148,7 @@ def test_names_of_files_stay_in_their_line(tmp_path, a_run, test_set):
     where = ["predict", f"run={a_run}", f"input={folder}"]
     for form in ("table", "csv", "json"):
         ended = run(tmp_path, *where, f"format={form}")
-        assert (ended.code, ended.err) == (1, rf"predict: {folder}/d\udcff\n.png: is no picture" + "\n")
+        assert (ended.code, ended.err) == (1, rf"predict: {folder}/d\udcff\n.png: is not an image" + "\n")
         if form == "table":
             assert ended.out.splitlines()[1].startswith(rf"{folder}/c\n\x1b[31mforged.png")
         elif form == "csv":

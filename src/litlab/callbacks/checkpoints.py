@@ -166,7 +166,7 @@ class Checkpoints(Checkpoint):
 
         Raises:
             Interrupted: a signal asked for it.
-            TrainingError: the loss or a weight is no number; the state is not saved then.
+            TrainingError: the loss or a weight is not a number; the state is not saved then.
         """
         # While StochasticWeightAveraging renews batch statistics, no step is done; that is repeated as a whole.
         is_step = not trainer.fit_loop._skip_backward
@@ -286,7 +286,7 @@ def _require_numbers(trainer: Trainer) -> None:
     """Make sure that the weights, which may have become infinite in the last step, are worth keeping.
 
     Raises:
-        TrainingError: a weight is infinite or no number.
+        TrainingError: a weight is infinite or not a number.
     """
     for name, weight in trainer.lightning_module.named_parameters():
         if not weight.isfinite().all():

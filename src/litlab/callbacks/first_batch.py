@@ -135,7 +135,7 @@ def _last_batch(loader: Any, batches: float) -> int | None:
 
 @contextmanager
 def telling_of_labels() -> Iterator[None]:
-    """Tell in one line of a label that is no class, which a later batch than the first has held.
+    """Tell in one line of a label that is not a class, which a later batch than the first has held.
 
     Raises:
         UserError: there is one.

@@ -37,7 +37,7 @@ class RecordRun(Callback):
         self._not_finite: set[str] = set()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say once of each metric of the validation that it is infinite or no number, which stops no training."""
+        """Say once of each metric of the validation that it is infinite or not a number, which stops no training."""
         measured = {name: value for name, value in numbers(trainer).items() if name not in self.metrics.names}
         for name, value in measured.items():
             if not math.isfinite(value) and name not in self._not_finite:

@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from litlab.commands.command import Command, Request
-from litlab.commands.trained import path_of
+from litlab.commands.trained import open_run
 from litlab.config.compose import read, write_config
 from litlab.config.marks import require_mine
 from litlab.config.schema import Paths
@@ -14,7 +14,7 @@ from litlab.config.types import Name, Settings
 from litlab.console import say
 from litlab.errors import UserError
 from litlab.files import TIME
-from litlab.runs.run import Run
+from litlab.runs.last import remember
 
 HELP = """\
 rename: give a run another name.
@@ -40,7 +40,7 @@ class Rename(Settings):
 def run(request: Request[Rename]) -> None:
     """Rename the run, and its folder if that is named by time and name."""
     asked = request.settings
-    renamed = Run.open(path_of(asked.run, asked.paths))
+    renamed = open_run(asked.run, asked.paths)
     if not renamed.record.settings:
         raise UserError(f"run={asked.run}: {renamed.folder} has no settings, as it failed before it began")
     file = renamed.folder / "config.yaml"
@@ -53,6 +53,7 @@ def run(request: Request[Rename]) -> None:
     renamed.record.settings["name"] = asked.name
     renamed.save()
     renamed.folder.rename(folder)
+    remember(folder, Path(asked.paths.logs))
     say(f"{folder} is called {asked.name}" if asked.name else f"{folder} has no name")
 
 

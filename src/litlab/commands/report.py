@@ -1,13 +1,12 @@
 """`litlab report run=RUN`: a run as one page for a browser."""
 
 from litlab.commands.command import Command, Request
-from litlab.commands.trained import path_of
+from litlab.commands.trained import open_run
 from litlab.config.schema import Paths
 from litlab.config.types import Settings
 from litlab.console import say
 from litlab.errors import UserError
 from litlab.files import write_text
-from litlab.runs.run import Run
 
 HELP = """\
 report: a run as one page for a browser, with all that it takes inside.
@@ -31,7 +30,7 @@ class Report(Settings):
 def run(request: Request[Report]) -> None:
     """Write the page."""
     asked = request.settings
-    shown = Run.open(path_of(asked.run, asked.paths))
+    shown = open_run(asked.run, asked.paths)
     try:
         from litlab.comparison.run_page import run_page
     except ModuleNotFoundError as error:

@@ -3,14 +3,14 @@
 import sys
 
 from litlab.commands.command import Command, Request
-from litlab.commands.trained import path_of
+from litlab.commands.trained import open_run
 from litlab.config.compose import load
 from litlab.config.marks import require_mine
 from litlab.config.schema import Paths, Train
 from litlab.config.types import Settings
 from litlab.errors import UserError
 from litlab.files import read_text, write_text
-from litlab.runs.run import Run, refuse_taken
+from litlab.runs.run import refuse_taken
 
 HELP = """\
 reproduce: run a run's config again in a new folder, and say whether the results are the same.
@@ -34,7 +34,7 @@ class Reproduce(Settings):
 def run(request: Request[Reproduce]) -> None:
     """Train again in the request's folder; exit with code 1 if something else comes out."""
     asked = request.settings
-    original = Run.open(path_of(asked.run, asked.paths))
+    original = open_run(asked.run, asked.paths)
     if original.record.evaluated is not None:
         evaluated = f"is an evaluation, of {original.record.evaluated}"
         raise UserError(f"run={asked.run}: {evaluated}; only a training is reproduced")

@@ -11,13 +11,12 @@ from litlab.config.command_schema import TrainCommand
 from litlab.config.components import build
 from litlab.config.compose import check, config_text, run_config
 from litlab.config.schema import Train
-from litlab.console import say
 from litlab.distributed import processes
 from litlab.distributed.signals import Interrupted
 from litlab.errors import TrainingError, UserError
 from litlab.files import write_text
 from litlab.job_log import keeping_error
-from litlab.runs.last import remember
+from litlab.runs.last import announce, remember
 from litlab.runs.links import break_links
 from litlab.runs.run import Run, refuse_taken
 from litlab.runs.storage_faults import storage_may_fail
@@ -83,8 +82,7 @@ def prepare(request: Request[TrainCommand]) -> TrainRequest:
         return TrainRequest(asked.of_run(), own, request.choose_folder, typed, launcher, text, is_resumed=False)
     run, own = resumed(request.config, typed)
     settings = check(own, Train)
-    if not Path(str(asked.resume.run)).expanduser().exists():
-        say(f"resume={asked.resume.run}: {run.folder}", sys.stderr)
+    announce("resume", asked.resume.run, run.folder)
     with storage_may_fail(run.folder):
         break_links(run.folder)  # before Hydra opens train.log
     return TrainRequest(settings, own, lambda: run.folder, typed, launcher, config_text(own), is_resumed=True)

@@ -1,6 +1,5 @@
 """The run that a command is to use: `run=FOLDER`, a checkpoint in it, `run=NAME` or `run=last`."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,8 +7,7 @@ from typing import Literal
 from litlab.config.compose import load_trained
 from litlab.config.schema import Paths, Train
 from litlab.config.types import Settings
-from litlab.console import say
-from litlab.runs.last import run_path
+from litlab.runs.last import announce, run_path
 from litlab.runs.run import Run
 
 
@@ -39,15 +37,17 @@ class Trained:
         Raises:
             UserError: there is no such run, or it has no such checkpoint.
         """
-        path = path_of(asked, paths)
-        run = Run.open(path)
-        checkpoint = path.absolute() if path.suffix == ".ckpt" else run.best_checkpoint()
+        run, path = open_run(asked, paths), Path(str(asked)).expanduser()
+        checkpoint = path.absolute() if path.suffix == ".ckpt" and path.exists() else run.best_checkpoint()
         return cls(run, checkpoint, load_trained(run.folder / "config.yaml", paths))
 
 
-def path_of(asked: str | int, paths: Paths) -> Path:
-    """Return where the run is that was asked for; says so unless that was a path."""
-    path = run_path(asked, Path(paths.logs))
-    if path != Path(str(asked)).expanduser():
-        say(f"run={asked}: {path}", sys.stderr)
-    return path
+def open_run(asked: str | int, paths: Paths) -> Run:
+    """Open the run that `run=` asks for by its path, its name or `last`.
+
+    Raises:
+        UserError: there is no such run, or its record is damaged.
+    """
+    run = Run.open(run_path(asked, Path(paths.logs)))
+    announce("run", asked, run.folder)
+    return run

@@ -96,7 +96,7 @@ def _chosen(runs: Sequence[Run], conditions: Sequence[Condition]) -> list[Run]:
 def _require_known(option: str, keys: Iterable[str], known: Set[str]) -> None:
     for key in keys:
         if key not in known:
-            what = "neither a setting nor a metric" if option == "where" else "no setting"
+            what = "neither a setting nor a metric" if option == "where" else "not a setting"
             raise UserError(f"{option}: {key} is {what} of any run{_did_you_mean(key, known)}")
 
 

@@ -46,7 +46,7 @@ def parse(text: str) -> list[Condition]:
     """The conditions of a text that joins them by ` and `.
 
     Raises:
-        UserError: a part of it is no condition.
+        UserError: a part of it is not a condition.
     """
     return [_condition(part.strip()) for part in re.split(r"\s+and(?:\s+|$)", text)]
 
@@ -60,7 +60,7 @@ def _condition(text: str) -> Condition:
             "KEY OP VALUE, OP one of < <= > >= == !=, or VALUE in KEY; "
             "several are joined by ' and ': 'optimizer.lr<0.01'"
         )
-        raise UserError(f"'{text}' is no condition, which is {accepted}")
+        raise UserError(f"'{text}' is not a condition; expected {accepted}")
     key, name, value = match.groups()
     return Condition(key, name, _value(value, text))
 
@@ -71,4 +71,4 @@ def _value(text: str, condition: str) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:  # a ValueError for a date that does not exist
-        raise UserError(f"'{condition}': {text} is no value by YAML's rules") from error
+        raise UserError(f"'{condition}': {text} is not a value in YAML") from error

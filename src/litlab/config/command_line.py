@@ -116,9 +116,8 @@ def _refuse_without_effect(arguments: Sequence[str]) -> None:
 
 def of_compare(arguments: Sequence[str]) -> list[str]:
     """The folders get a key, conditions quotes, and lists such as `metric=A,B` brackets."""
-    texts = (
-        re.sub(r"^(metric(?==.*,)|over|columns)=(?!null$)([^\[]+)$", r"\1=[\2]", text) for text in of_folders(arguments)
-    )
+    a_list = re.compile(r"(metric(?==.*,)|over|columns)=(?!null$)([^\[]+)")
+    texts = (f"{one[1]}=[{one[2]}]" if (one := a_list.fullmatch(text)) else text for text in of_folders(arguments))
     return [re.sub(r"(?s)^where=(.*)", lambda match: f"where={_quoted(match[1])}", text) for text in texts]
 
 

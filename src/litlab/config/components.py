@@ -102,7 +102,7 @@ def build(node: Mapping[str, Any], *args: Any, key: str = "", kind: type | None 
 
 
 def _require_kinds(found: Callable[..., Any], settings: Mapping[str, Any], node: Mapping[str, Any], key: str) -> None:
-    """Refuse what a nested node gives if the argument is annotated with a class that it is no instance of."""
+    """Refuse what a nested node gives if the argument is annotated with a class that it is not an instance of."""
     for name, value in settings.items():
         inner = node[name]
         if isinstance(inner, Mapping) and "_target_" in inner and not inner.get("_partial_"):
@@ -161,7 +161,7 @@ def import_target(target: str, key: str = "") -> Callable[..., Any]:
         module, _, attribute = target.rpartition(".")
         try:  # pkgutil takes torchvision.models.alexnet for the module of that name, which the function hides
             found = getattr(importlib.import_module(module), attribute)
-        except ImportError:  # a method's class is no module
+        except ImportError:  # the class of a method is not a module
             found = pkgutil.resolve_name(target)
     except (ValueError, AttributeError, ImportError) as error:
         raise UserError(f"{name}={target}: {first_lines(error)}") from error

@@ -96,8 +96,9 @@ def without_hydra(composed: DictConfig) -> DictConfig:
     config = without(composed, {"hydra"})
     if "hydra" not in composed:
         return config
-    overrides = OverridesParser.create().parse_overrides(typed(composed))
-    replaced = replace_components(config, overrides)
+    replaced: Set[str] = frozenset()
+    if any("_target_" in text for text in typed(composed)):  # Parsing takes time, and few command lines need it.
+        replaced = replace_components(config, OverridesParser.create().parse_overrides(typed(composed)))
     if "choices" in config:
         options = composed.hydra.runtime.choices
         chosen = {name: options[name] for name in options if name.partition("/")[0] not in {*NOT_THE_RUNS, *replaced}}
@@ -154,7 +155,7 @@ def load(file: Path, schema: type[ConfigT]) -> ConfigT:
     """The config that a run's folder holds, checked like one from the command line.
 
     Raises:
-        UserError: the file is missing, is no YAML or does not pass the check.
+        UserError: the file is missing, is not YAML or does not pass the check.
     """
     try:
         return check(read(file), schema)
@@ -257,7 +258,7 @@ def load_trained(file: Path, paths: Paths) -> Train:
     """The config of a run that is to be evaluated or used; `paths` are the reader's own.
 
     Raises:
-        UserError: the file is missing, is no YAML, or does not pass the check.
+        UserError: the file is missing, is not YAML, or does not pass the check.
     """
     return load(file, Train) if is_marked(file) else made_elsewhere(file, paths)
 
@@ -266,7 +267,7 @@ def read(file: Path) -> DictConfig:
     """The config that a run's folder holds, unchecked.
 
     Raises:
-        UserError: the file is missing, or is no YAML.
+        UserError: the file is missing, or is not YAML.
     """
     try:
         return parse(read_text(file), str(file))
@@ -280,7 +281,7 @@ def parse(text: str, name: str) -> DictConfig:
     """The config that a text holds, which the user knows by that name; unchecked.
 
     Raises:
-        UserError: it is no YAML, or holds no config.
+        UserError: it is not YAML, or holds no config.
     """
     try:
         config = OmegaConf.create(unmarked(text))

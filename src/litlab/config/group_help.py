@@ -23,7 +23,7 @@ from litlab.errors import UserError
 from litlab.project import CONFIGS, groups
 
 PARTS: Mapping[str, type[Settings]] = {"checkpoint": Checkpoint, "init": Init, "resume": Resume}
-"""Parts of train's config that are no groups."""
+"""Parts of train's config that are not groups."""
 
 RECIPES = ("experiment", "debug")
 """Groups whose options set keys of other groups."""

@@ -1,9 +1,11 @@
 """What may be set, and to what: the lab's own settings.
 
-The values themselves are in `configs/`; nothing here has a default, so each has one home.
+The values themselves are in `configs/`, so that each has one home. Only settings that came later have a default here,
+for the runs that were made before.
 """
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, PositiveFloat
@@ -107,7 +109,7 @@ class Trainer(Settings):
     detect_anomaly: bool
     """Whether autograd looks for the operation that made a NaN; slow."""
     on_nan: Literal["stop", "skip"]
-    """What a loss that is no number does: stop the training, or drop the batch."""
+    """What a loss that is not a number does: stop the training, or drop the batch."""
     compile: bool | dict[str, Any] = False
     """Whether torch.compile compiles the module, or with which of its arguments, such as {mode: max-autotune}."""
     profiler: Literal["simple", "advanced", "pytorch"] | Component | None
@@ -142,6 +144,15 @@ class Trainer(Settings):
         if self.max_epochs == -1 and self.max_steps == -1 and self.max_time is None:
             raise ValueError("training would never end: set trainer.max_epochs, trainer.max_steps or trainer.max_time")
         return self
+
+
+def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """All single values inside a setting, with their keys."""
+    if isinstance(value, dict | list):
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(inner, f"{key}.{name}")
+    else:
+        yield key, value
 
 
 class Init(Settings):
@@ -223,13 +234,12 @@ class Train(Settings):
 
     @cross_check(mode="after")
     def _loggers_are_told_no_secrets(self) -> Self:
-        """Refuse what would be written into the run's folder, such as a key that the environment holds."""
-        for name, node in self.logger.items():
-            for key, value in node.items():
-                is_secret = re.search(r"(api_?|access_?)key|token|password|secret", key, re.IGNORECASE) and value
-                if is_secret or re.search(r"://[^/@:]*:[^/@]+@", str(value)):
-                    hint = "leave it out; trackers read it from the environment, or from their own login"
-                    raise ValueError(f"logger.{name}.{key}: a secret would be written into the run's folder; {hint}")
+        """Refuse a key or password, such as one that an interpolation reads from the environment."""
+        for key, value in _leaves(self.logger, "logger"):
+            named_so = re.search(r"(api_?|access_?)key|token|password|secret", key.rpartition(".")[2], re.IGNORECASE)
+            if (named_so and value) or re.search(r"://[^/@:]*:[^/@]+@", str(value)):
+                hint = "leave it out; trackers read it from the environment, or from their own login"
+                raise ValueError(f"{key}: a secret would be written into the run's folder; {hint}")
         return self
 
     @cross_check(mode="after")

@@ -136,7 +136,7 @@ def definition(target: str) -> Definition | None:
     module, _, name = target.rpartition(".")
     if file_of(module) is None:
         if not _may_be_module(module):
-            raise UserError(f"there is no module {module}")
+            raise UserError(f"there is not a module {module}")
         return None
     found = _find(module, name)
     if found is None and not _may_have(module, name):

@@ -68,7 +68,7 @@ def network_settings(file: Path) -> Any:
     """What a config.yaml has as `model.net`; if somebody else has made it, it names nothing but networks.
 
     Raises:
-        UserError: the config is damaged, or builds what is no network.
+        UserError: the config is damaged, or builds something else than a network.
     """
     written = _written(file)
     model = written.get("model")
@@ -92,7 +92,7 @@ def settings_as_written(text: str, name: str) -> dict[str, Any]:
     """The values of a config, which the user knows by that name, as they are written: nothing is looked up or computed.
 
     Raises:
-        UserError: it is no YAML, or has aliases, which can grow beyond all memory.
+        UserError: it is not YAML, or has aliases, which can grow beyond all memory.
     """
     try:
         if any(isinstance(token, AliasToken) for token in yaml.scan(text)):

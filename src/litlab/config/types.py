@@ -35,9 +35,10 @@ AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 
 
 UNITS = {"days": 86400, "hours": 3600, "minutes": 60, "seconds": 1}
+"""Seconds of each unit, in the order of DD:HH:MM:SS."""
 
 
-def _in_words(given: Any) -> Any:
+def _lightnings_form(given: Any) -> Any:
     """Turn 90m, 2h or 1d, and Lightning's {days: 1, hours: 2}, into its text."""
     if short := re.fullmatch(r"(\d{1,6})([smhd])", str(given)):
         given = {next(unit for unit in UNITS if unit[0] == short[2]): int(short[1])}
@@ -65,6 +66,7 @@ def seconds_of(duration: str) -> float:
 
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}"
+"""What the name of a run may be, as a regular expression."""
 
 
 def _name(text: str) -> str:
@@ -76,7 +78,7 @@ def _name(text: str) -> str:
 Name = Annotated[str, AfterValidator(_name)]
 """A name that can stand in a folder's."""
 
-Duration = Annotated[str, BeforeValidator(_in_words), AfterValidator(_duration)]
+Duration = Annotated[str, BeforeValidator(_lightnings_form), AfterValidator(_duration)]
 """A time above zero, in Lightning's form."""
 
 

@@ -24,7 +24,7 @@ AT_ONCE = 256
 """Pictures that are waited for when a signal asks to stop."""
 
 MOST_TOLD = 20
-"""How many files that are no pictures are named at once."""
+"""How many files that are not images are named at once."""
 
 Read = tuple[Tensor, int] | str
 """A picture and a digest of its file, or why it cannot be read."""
@@ -65,7 +65,7 @@ def decoded(
         device: where the pictures are kept.
 
     Raises:
-        UserError: one line for each file that is no picture.
+        UserError: one line for each file that is not an image.
     """
     images = torch.empty(len(files), channels, size, size, dtype=torch.uint8)
     digests = torch.empty(len(files), dtype=torch.int64)

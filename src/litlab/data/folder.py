@@ -120,7 +120,7 @@ class FolderDataModule(LightningDataModule):
         """A loader of this part; a training reads all pictures first, so that no damaged one ends it later.
 
         Raises:
-            UserError: files are no pictures, or those of the run are gone or changed.
+            UserError: files are not images, or those of the run are gone or changed.
         """
         split = self._drawn() if self.reads_all else self._drawn().only(part)
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
@@ -139,7 +139,7 @@ class FolderDataModule(LightningDataModule):
         """All pictures of a split, and digests of their files.
 
         Raises:
-            UserError: files are no pictures, or those of the run are gone or changed.
+            UserError: files are not images, or those of the run are gone or changed.
         """
         files = tuple(version_of(self.dir / file) for file in split.files)
         changed = [file for file, version in zip(split.files, files, strict=True) if version.size is None]

@@ -84,7 +84,7 @@ def read(source: Path | bytes, max_value: float | None = None) -> Image.Image:
         UnknownRangeError: it takes `max_value` to read it.
     """
     if isinstance(source, Path) and source.exists() and not source.is_file():  # opening a pipe would wait for a writer
-        raise UserError("is no file but a folder, pipe, socket or device")
+        raise UserError("is not a file but a folder, pipe, socket or device")
     if _is_empty(source):  # as files of /proc say, some of which never end
         raise UserError("is empty")
     try:
@@ -98,7 +98,7 @@ def read(source: Path | bytes, max_value: float | None = None) -> Image.Image:
     except UserError:
         raise
     except UnidentifiedImageError as error:
-        raise UserError("is no picture") from error
+        raise UserError("is not an image") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UserError(f"has more than {Image.MAX_IMAGE_PIXELS} pixels, as a decompression bomb would") from error
     except Exception as error:  # Pillow says with many types that a file is not what it should be

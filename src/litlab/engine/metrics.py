@@ -29,7 +29,7 @@ class StepMetrics(Callback):
 
     While a step runs, `self.log` only keeps the value. What Lightning shows in the progress bar and offers to other
     callbacks are the newest values that have arrived; at the end of an epoch, and always on a CPU, the last step's.
-    The loss comes along, so that one that is no number is noticed without waiting for the device.
+    The loss comes along, so that one that is not a number is noticed without waiting for the device.
 
     Args:
         skips: whether batches with such a loss are dropped; otherwise they end the training.
@@ -176,7 +176,7 @@ class StepMetrics(Callback):
         """Write the steps that have arrived, or all of them and to the disk; the newest one's values.
 
         Raises:
-            TrainingError: the loss of one is no number.
+            TrainingError: the loss of one is not a number.
         """
         if self._steps:
             self._transfers.append(HostCopy(self._steps, self._options))

@@ -1,4 +1,4 @@
-"""Batches whose loss is no number."""
+"""Batches whose loss is not a number."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from litlab.distributed.group import current_rank, noticing_loss
 
 
 class NonFiniteSkip:
-    """Drops a batch if its loss is infinite or no number, with all that it would leave behind; made before each batch.
+    """Drops a batch whose loss is not finite, with all that it would leave behind; made before each batch.
 
     Args:
         module: whose buffers, such as the statistics of a batch normalization, stay as they are now.

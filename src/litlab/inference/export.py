@@ -71,7 +71,7 @@ def export(run: Run, trained: schema.Train, checkpoint: Path, form: Format, file
         file: where to; None for `export/model` in the run's folder.
 
     Raises:
-        UserError: the checkpoint is damaged or of another network, the model is no classifier or cannot be exported,
+        UserError: the checkpoint is damaged or of another network, the model is not a classifier or cannot be exported,
             or the file cannot be written.
         VerificationError: what was written answers the test images otherwise; it was removed.
     """
@@ -187,7 +187,7 @@ def _verify(own: Answers, written: Answers, tests: Any) -> tuple[int, int, float
         right_written += int((theirs[0].argmax(1) == truth).sum())
         apart += [(mine - its).abs().max() for mine, its in zip(ours, theirs, strict=True)]
     difference = float(torch.stack(apart).max())
-    if right_written != right or not difference <= CLOSE:  # nor if it is no number
+    if right_written != right or not difference <= CLOSE:  # nor if it is not a number
         raise VerificationError(
             f"what was written does not answer as the run's model: of {images} test images {right_written} are right, "
             f"not {right}, and outputs differ by up to {difference:.2g}; it was removed"

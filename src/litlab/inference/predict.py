@@ -124,7 +124,9 @@ def labels(data: LightningDataModule, probabilities: Tensor) -> Sequence[Label]:
         UserError: the model does not give one score a class, or for another number of classes.
     """
     if probabilities.ndim != 2 or probabilities.shape[1] < 2:
-        raise UserError(f"the model is no classifier: its answers are {tuple(probabilities.shape)}, not (N, classes)")
+        raise UserError(
+            f"the model is not a classifier: its answers are {tuple(probabilities.shape)}, not (N, classes)"
+        )
     classes = probabilities.shape[1]
     names: Sequence[str] = getattr(data, "class_names", None) or ()
     if names and len(names) != classes:

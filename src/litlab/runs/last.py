@@ -79,6 +79,12 @@ def run_path(asked: str | int, logs: Path, unfinished: bool = False) -> Path:
     return next((run.folder for run in _trainings(logs) if run.record.settings.get("name") == asked), path)
 
 
+def announce(option: str, asked: str | int, folder: Path) -> None:
+    """Tell which folder `last`, or a name, has led to; a path says it itself."""
+    if asked == "last" or not Path(str(asked)).expanduser().exists():
+        say(f"{option}={asked}: {folder}", sys.stderr)
+
+
 def _trainings(logs: Path) -> list[Run]:
     """All trainings, the newest first; a record that cannot be read is named and skipped."""
     runs = []

@@ -131,7 +131,7 @@ class Run:
                 raise UserError(f"{name}={path}: there is no such file, folder or name of a run")
             folder = next((one for one in (place, *place.parents[:2]) if os.path.lexists(one / "run.json")), None)
             if folder is None:
-                raise UserError(f"{name}={path}: no run's folder, it holds no run.json")
+                raise UserError(f"{name}={path}: not a run's folder; it holds no run.json")
             return cls(folder, Record.model_validate_json(read_text(folder / "run.json")))
         except ValidationError as error:
             raise UserError(f"{name}={path}: its run.json is damaged: {first_problem(error)}") from error

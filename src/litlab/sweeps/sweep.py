@@ -2,7 +2,6 @@
 
 import math
 import re
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -20,7 +19,7 @@ from litlab.console import print_document, require_written, say
 from litlab.distributed.signals import Interrupted, stop
 from litlab.errors import ProcessLost, StorageError, UserError
 from litlab.files import TIME, write_text
-from litlab.runs.last import ELSEWHERE, Last, folders_with, newest, remember, require_newest
+from litlab.runs.last import ELSEWHERE, Last, announce, folders_with, newest, remember, require_newest
 from litlab.runs.links import break_links, refuse_traps
 from litlab.runs.lock import FolderLock
 from litlab.runs.run import refuse_taken, resume_command
@@ -54,8 +53,7 @@ def sweep(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
     if settings.resume.run is not None:
         last = _to_resume(settings)
         folder, plan = last.folder, _plan_to_resume(last, settings, loader, arguments)
-        if not Path(str(settings.resume.run)).expanduser().exists():
-            say(f"resume={settings.resume.run}: {folder}", sys.stderr)
+        announce("resume", settings.resume.run, folder)
     else:
         folder, plan = None, Plan.make(settings, loader, arguments)
     if plan.sampling.dry_run:
@@ -96,7 +94,7 @@ def _to_resume(settings: command_schema.SweepCommand) -> Last:
     is_last = asked == "last"
     last = newest_sweep(logs) if is_last else Last(_sweep_path(str(asked), logs).absolute())
     if not (last.folder / FILE).is_file():
-        raise UserError(f"resume={asked}: no sweep's folder, it holds no {FILE}")
+        raise UserError(f"resume={asked}: not a sweep's folder; it holds no {FILE}")
     refuse_traps(last.folder, f"resume={asked}")
     return last
 

@@ -56,5 +56,5 @@ def add_graph(writer: SummaryWriter, module: LightningModule, example: Tensor) -
     # jit's trace is old, but the only one whose parts TensorBoard can name; its own check would trace thrice.
     with warnings.catch_warnings(), _jit_is_scripting():
         warnings.simplefilter("ignore")
-        trace: Any = torch.jit.trace  # which has no types
+        trace: Any = torch.jit.trace  # which has no type hints
         writer.add_graph(trace(module, example, check_trace=False))

@@ -140,7 +140,7 @@ def test_all_mistakes_are_told_at_once():
         ("optimizer: {lr: fast}", "optimizer.lr=fast: should be a valid number"),
         ("trainer: 3", "trainer=3: should be a valid dictionary"),
         ("seed: [", "while parsing a flow node: "),
-        ("model: {_target_: digits.net.Net}", "model._target_=digits.net.Net: there is no module digits.net"),
+        ("model: {_target_: digits.net.Net}", "model._target_=digits.net.Net: there is not a module digits.net"),
     ],
 )
 def test_a_mistake_in_an_experiment_file_is_told_too(tmp_path, text, start):

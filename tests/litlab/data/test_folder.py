@@ -217,7 +217,7 @@ def test_files_that_are_no_pictures_are_named(own_pictures):
     with pytest.raises(UserError) as error:
         set_up(own_pictures).train_dataloader()
     assert str(error.value).splitlines() == [
-        f"{own_pictures}/digit-0/notes.txt is no picture; mend or remove it",
+        f"{own_pictures}/digit-0/notes.txt is not an image; mend or remove it",
         f"{own_pictures}/digit-1/empty.png is empty; mend or remove it",
         f"{whole} is a damaged picture: image file is truncated; mend or remove it",
     ]
@@ -247,7 +247,7 @@ def test_mistakes_end_the_command_in_one_line(own_pictures, tmp_path):
     wrong = processes.run(tmp_path, "train", *given)
     assert wrong.code == 2
     assert len(wrong.lines()) == 1
-    assert wrong.lines()[0] == f"train: {own_pictures}/digit-0/notes.txt is no picture; mend or remove it"
+    assert wrong.lines()[0] == f"train: {own_pictures}/digit-0/notes.txt is not an image; mend or remove it"
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ def test_a_training_goes_on_exactly_and_only_with_the_same_pictures(own_pictures
 
 def test_a_pipe_is_named_instead_of_waited_for(own_pictures):
     os.mkfifo(own_pictures / "digit-3" / "pipe.png")
-    with pytest.raises(UserError, match="digit-3/pipe.png is no file but a folder, pipe, socket or device; mend"):
+    with pytest.raises(UserError, match="digit-3/pipe.png is not a file but a folder, pipe, socket or device; mend"):
         set_up(own_pictures).train_dataloader()
 
 

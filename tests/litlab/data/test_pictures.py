@@ -86,10 +86,10 @@ def test_what_is_wrong_is_said(digit, tmp_path):
     whole = encoded(digit.resize((280, 280)))
     told = {
         b"": "is empty",
-        b"hello": "is no picture",
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n": "is no picture",  # Pillow would start Ghostscript
+        b"hello": "is not an image",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n": "is not an image",  # Pillow would start Ghostscript
         whole[: len(whole) // 2]: "is a damaged picture: ",
-        whole[:40]: "is no picture",
+        whole[:40]: "is not an image",
         png(10_000, 10_000): "has more than 89478485 pixels, as a decompression bomb would",
         png(40_000, 40_000): "has more than 89478485 pixels, as a decompression bomb would",
     }
@@ -134,7 +134,7 @@ def test_finds_a_file_a_folder_and_a_pattern(tmp_path, monkeypatch):
 
 def test_what_is_no_file_is_named_instead_of_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(UserError, match="^is no file but a folder, pipe, socket or device$"):
+    with pytest.raises(UserError, match="^is not a file but a folder, pipe, socket or device$"):
         read(tmp_path / "pipe.png")
 
 

@@ -3,6 +3,7 @@ import os
 import platform
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -121,12 +122,16 @@ def test_memory_that_a_step_has_freed_is_there_for_the_next_one():
 
 
 def test_a_gpu_that_is_not_wanted_is_no_warning(tmp_path, monkeypatch):
-    from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
+    from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator, MPSAccelerator
 
     for accelerator in (CUDAAccelerator, MPSAccelerator):
         with monkeypatch.context() as patch:
             patch.setattr(accelerator, "is_available", staticmethod(lambda: True))
-            make_trainer(settings("trainer=cpu").trainer, [], [], tmp_path)
+            with warnings.catch_warnings(record=True) as given:
+                warnings.simplefilter("always")
+                trainer = make_trainer(settings("trainer=cpu").trainer, [], [], tmp_path)
+        assert isinstance(trainer.accelerator, CPUAccelerator)
+        assert [str(one.message) for one in given if "available but not used" in str(one.message)] == []
 
 
 def test_the_generator_of_mps_is_kept(monkeypatch):

@@ -16,12 +16,12 @@ from litlab.runs.checkpoint import read
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 
-BAD = 7  # the step whose loss is no number
+BAD = 7  # the step whose loss is not a number
 TWO_EPOCHS = (*FULL, "data.batch_size=250", "trainer.max_epochs=2")
 
 
 class NaN(Classifier):
-    """Its loss is no number at one step of each epoch."""
+    """Its loss is not a number at one step of each epoch."""
 
     value = math.nan
 

@@ -38,7 +38,7 @@ def test_what_is_no_run_is_named(command, trained, tmp_path):
     (tmp_path / "empty").mkdir()
     answers = {
         "run=nowhere": "evaluate: run=nowhere: there is no such file, folder or name of a run\n",
-        "run=empty": "evaluate: run=empty: no run's folder, it holds no run.json\n",
+        "run=empty": "evaluate: run=empty: not a run's folder; it holds no run.json\n",
         "run=last paths.logs=other": "evaluate: there is no run in other/train\n",
     }
     for overrides, answer in answers.items():

@@ -106,7 +106,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_predicted(tmp_path, a_run, fo
     named = [
         f"predict: {tmp_path}/in/cut.png: is a damaged picture: image file is truncated",
         f"predict: {tmp_path}/in/empty.png: is empty",
-        f"predict: {tmp_path}/in/text.png: is no picture",
+        f"predict: {tmp_path}/in/text.png: is not an image",
         f"predict: {tmp_path}/in/white.png: is blank",
     ]
     ended = run(tmp_path, "predict", f"run={a_run}", f"input={tmp_path}/in")

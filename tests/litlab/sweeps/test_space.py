@@ -54,7 +54,7 @@ def test_zipped_keys_go_together_and_excluded_combinations_are_left_out():
         ({"zip": ["a", "x"]}, "sweep.zip: x has not several values; there is a, b"),
         ({"exclude": ["x==1"]}, "sweep.exclude: x has not several values; there is a, b"),
         ({"exclude": ["a>0"]}, "sweep.exclude: leaves none of the 6 jobs"),
-        ({"exclude": ["a"]}, "'a' is no condition"),
+        ({"exclude": ["a"]}, "'a' is not a condition"),
     ],
 )
 def test_what_cannot_be_combined_is_named(given, message):

@@ -446,7 +446,7 @@ def test_a_dry_run_only_lists(tmp_path):
             "train: launcher.n_jobs=0: should be greater than 0",
         ),
         (["-m", "optimizer=adam,sdg"], "train: optimizer=sdg: no such option, did you mean optimizer=sgd?"),
-        (["-m", "resume=nowhere"], "train: resume=nowhere: no sweep's folder, it holds no plan.json"),
+        (["-m", "resume=nowhere"], "train: resume=nowhere: not a sweep's folder; it holds no plan.json"),
         (["-m", "resume=last"], "train: there is no unfinished sweep in "),
         (["sweep=tpe"], "train: sweep=tpe: is for a sweep; add -m, or leave it out"),
         (["-m", "hydra.sweep.dir=/proc/x", "seed=1,2"], "train: /proc/x cannot be used: "),
