@@ -17,6 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
+from former_names import FORMER, rename_modules
+
 if sys.version_info < (3, 11):  # noqa: UP036 (any python3 may run this)
     print(f"{sys.executable} is Python {sys.version.split()[0]}; this needs 3.11 or newer as python3", file=sys.stderr)
     sys.exit(2)
@@ -57,37 +59,6 @@ PREFACE = """\
 *LitLab's own page, as of the template that this project was made from. What it says of digits is said of the template's
 example; its scripts besides `train` and `test`, and the tests of the lab, stayed there.*
 """
-
-FORMER = "src/litlab/schema.py"
-"""A file of labs up to 0.1, whose modules had the names that RENAMED replaces."""
-RENAMED = {
-    "arguments": "config.command_line",
-    "checking": "config.validate",
-    "command": "commands.command",
-    "commands.compare": "comparison.compare",
-    "commands.evaluate": "inference.evaluate",
-    "commands.export": "inference.export",
-    "commands.predict": "inference.predict",
-    "commands.reproduce": "training.reproduce",
-    "commands.train": "training.train",
-    "components": "config.components",
-    "conditions": "comparison.filters",
-    "config": "config.compose",
-    "debugger": "distributed.debugger",
-    "engine.ddp": "distributed.ddp",
-    "engine.group": "distributed.group",
-    "engine.hardware": "distributed.hardware",
-    "interruption": "distributed.signals",
-    "processes": "distributed.processes",
-    "refusals": "messages",
-    "resume": "commands.resume",
-    "runs.files": "files",
-    "runs.pictures": "comparison.pictures",
-    "runs.tables": "comparison.tables",
-    "runs.trust": "config.trust",
-    "schema": "config.schema",
-}
-"""Modules of litlab by their former names."""
 
 YIELDING = ("configs/", "docs/")
 """Where a file of the lab is the project's as soon as it is changed there; elsewhere a change stops `--update`."""
@@ -188,7 +159,7 @@ def update(folder: Path) -> None:
     for place in before.keys() - lab.keys() - set(changed):
         (folder / place).unlink()
     write(folder, {place: lab[place] for place in lab.keys() - set(changed)} | record(name, bare, lab, shared))
-    rewritten = rename_modules(folder, set(lab)) if FORMER in before else []
+    rewritten = rename_modules(folder, own_places(folder, set(lab))) if FORMER in before else []
     git(folder, "add", "--all", ".")
     told = commit(folder, name, "A newer LitLab")
     print(f"{folder} has this lab{told}")
@@ -201,35 +172,9 @@ def update(folder: Path) -> None:
             print(f"{place} is yours and was left alone; the template's has changed: compare with {ROOT / place}")
 
 
-def rename_modules(folder: Path, lab: Set[str]) -> list[str]:
-    """Bring the names of the lab's modules up to date in the project's own files; where that changed something."""
-    rewritten = []
-    for place in git(folder, "ls-files", "-z").stdout.split("\0"):
-        if place in lab or not place.endswith((".py", ".yaml", ".toml")) or not (folder / place).is_file():
-            continue
-        text = (folder / place).read_text(encoding="utf-8")
-        if (new := with_new_names(text)) != text:
-            (folder / place).write_text(new, encoding="utf-8")
-            rewritten.append(place)
-    return sorted(rewritten)
-
-
-def with_new_names(text: str) -> str:
-    """The text with the lab's modules as they are called now."""
-    names = "|".join(re.escape(name) for name in sorted(RENAMED, key=len, reverse=True))
-
-    def split(found: re.Match[str]) -> str:
-        """One line for each module that `from litlab import …` names."""
-        lines = []
-        for name in (part.strip() for part in found["names"].split(",")):
-            home, _, new = f"litlab.{RENAMED.get(name, name)}".rpartition(".")
-            lines.append(f"{found['indent']}from {home} import {new if new == name else f'{new} as {name}'}")
-        return "\n".join(lines)
-
-    text = re.sub(rf"(?<![\w.])litlab\.({names})(?![\w.]*\w/)(?!\w)", lambda found: f"litlab.{RENAMED[found[1]]}", text)
-    text = text.replace("from litlab.config.schema import ", "from litlab.config.types import ")  # what projects take
-    text = re.sub(r"(?m)^(?P<indent>[ \t]*)from litlab import (?P<names>[\w, ]+)$", split, text)
-    return re.sub(r"(?m)^ +- override hydra/help: train\n", "", text)  # there is one help for all commands
+def own_places(folder: Path, lab: Set[str]) -> list[str]:
+    """The tracked files of a project that are not the lab's."""
+    return [place for place in git(folder, "ls-files", "-z").stdout.split("\0") if place and place not in lab]
 
 
 def refuse_name(name: str) -> None:

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import subprocess
 import sys
@@ -6,6 +5,10 @@ import sys
 import pytest
 import torch
 from conftest import ROOT
+
+from benchmarking import report
+from benchmarking.contenders import Task, contenders
+from benchmarking.costs import spawn
 
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 
@@ -30,33 +33,24 @@ FIGURES = {
 }
 
 
-@pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark", ROOT / "scripts" / "benchmark.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["benchmark"] = module  # where dataclasses look for it
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_every_contender_trains(benchmark):
-    task = benchmark.Task(torch.device("cpu"), 50, 5)
-    speeds = {contender.name: contender.run() for contender in benchmark.contenders(task)}
+def test_every_contender_trains():
+    task = Task(torch.device("cpu"), 50, 5)
+    speeds = {contender.name: contender.run() for contender in contenders(task)}
     assert list(speeds)[:4] == list(FIGURES["training"][0]["images_per_second"])[:4]
     assert all(speed > 0 for speed in speeds.values())
 
 
-def test_ratios_compare_what_ran_next_to_each_other(benchmark):
-    rows = [line.split(" | ") for line in benchmark.tables(FIGURES) if line.startswith("| LitLab")]
+def test_ratios_compare_what_ran_next_to_each_other():
+    rows = [line.split(" | ") for line in report.tables(FIGURES) if line.startswith("| LitLab")]
     assert rows == [
         ["| LitLab, 32-true", "380", "3.80", "1.90", "0.95 |"],
         ["| LitLab, bf16-mixed", "450", "4.50", "2.25", "0.90 |"],
     ]
 
 
-def test_the_report_is_written(benchmark, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(benchmark, "ROOT", tmp_path)
-    benchmark.report(FIGURES, tmp_path / "figures.json")
+def test_the_report_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(report, "ROOT", tmp_path)
+    report.report(FIGURES, tmp_path / "figures.json")
     (folder,) = (tmp_path / "logs" / "benchmark").iterdir()
     table = (folder / "table.md").read_text()
     assert table.startswith("Measured by `scripts/benchmark` on 2 cores of a thing.\n")
@@ -76,8 +70,8 @@ def test_without_a_gpu_it_says_so():
     )
 
 
-def test_the_memory_of_a_command_is_its_own(benchmark):
+def test_the_memory_of_a_command_is_its_own():
     hold = "held = bytearray(b'x') * 300_000_000; import time; time.sleep(0.2)"
-    finished = benchmark.spawn([sys.executable, "-c", hold])
+    finished = spawn([sys.executable, "-c", hold])
     assert 300 < finished.peak_mb < 340
     assert finished.seconds > 0.2
