@@ -15,8 +15,9 @@ from optuna.trial import create_trial
 from rich.progress import track
 from rich.table import Table
 
+from litlab.sweeps.bases import Base
 from litlab.sweeps.outcome import JobResult
-from litlab.sweeps.plan import Base, Plan
+from litlab.sweeps.plan import Plan
 from litlab.sweeps.pruner import Pruner
 from litlab.sweeps.space import Dimension
 from litlab.sweeps.study import Study

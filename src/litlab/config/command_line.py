@@ -21,7 +21,7 @@ OF_A_SWEEP = re.compile(
 """Hydra's settings that count with -m."""
 
 OF_A_NEW_NODE = re.compile(
-    r"[\w.]+=\{.*\b_target_\s*:|(scheduler|augment)\.\w|init\.rename=\{|optimizer\.groups\b"
+    r"[\w.]+=\{.*\b_target_\s*:|(scheduler|augment)\.\w|(init\.rename|sweep\.over)=\{|optimizer\.groups\b"
     rf"|trainer\.(?!({'|'.join(Trainer.model_fields)})=)\w+="
 )
 """The beginning of what sets a key that the config need not have yet; Hydra would ask for a `+`."""

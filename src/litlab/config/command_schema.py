@@ -35,6 +35,10 @@ class Sweep(Settings):
     """URL of what keeps the study: a database, or grpc:// and Optuna's proxy; null for a file in the folder."""
     on_error: Literal["continue", "stop"]
     """Whether the other jobs go on when one fails."""
+    over: dict[str, Annotated[int, Field(ge=2)] | Annotated[list[bool | int | float | str], Field(min_length=2)]] = (
+        Field(default={})
+    )
+    """Keys with several values, {seed: 3} for 0, 1 and 2: each choice is tried with all, and judged by their mean."""
     timeout: Duration | None = None
     """Time, as DD:HH:MM:SS or 90m, 2h, 1d, after which no job is begun any more; null for no limit."""
     dry_run: bool
@@ -50,11 +54,13 @@ class Sweep(Settings):
         return self
 
     @cross_check(mode="after")
-    def _pruning_goes_by_one_metric(self) -> Self:
+    def _pruner_fits(self) -> Self:
         if self.pruner != "none" and self.objectives and len(self.objectives) > 1:
             raise ValueError(
                 f"sweep.pruner={self.pruner} goes by one metric: leave it out, or all but one of objectives"
             )
+        if self.pruner == "hyperband" and self.over:  # it keeps the first value of each rung, not the mean
+            raise ValueError("sweep.pruner=hyperband judges single jobs: with sweep.over take sweep.pruner=median")
         return self
 
 
@@ -75,7 +81,7 @@ class Sampled(Sweep):
     sampler: Literal["random", "tpe", "cmaes", "gp", "nsgaii"]
     """What chooses the jobs: chance, or one of Optuna's samplers, which look at the jobs before."""
     n_trials: Annotated[int, Field(gt=0, le=MOST_JOBS)]
-    """Jobs in all."""
+    """Jobs in all; with `over`, sets of jobs."""
     seed: Seed
     """Seed of the choices."""
     first: list[dict[str, Any]] = Field(default=[])

@@ -32,6 +32,8 @@ class Pruning:
     """Optuna's name of it."""
     metric: str
     """What it goes by."""
+    jobs: int = 1
+    """How many jobs are judged together."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,6 @@ def _callbacks(job: Job, settings: schema.Train) -> list["Callback"]:
 
     callbacks: list[Callback] = [RequiredMetrics.of_sweep(settings, job.objectives)]
     if job.pruning:
-        should_prune = Pruner(job.pruning.storage.load(job.pruning.rule), job.number)
+        should_prune = Pruner(job.pruning.storage.load(job.pruning.rule), job.number, job.pruning.jobs)
         callbacks.append(PruningCallback(job.pruning.metric, should_prune))
     return callbacks

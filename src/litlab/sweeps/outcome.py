@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
 from litlab.errors import UserError
@@ -57,6 +58,30 @@ def settled_result(ended: FinishedJob, objectives: Collection[str]) -> JobResult
     return outcome(ended.job.folder, objectives)
 
 
+def of_trial(jobs: Sequence[JobResult]) -> JobResult:
+    """What has become of a trial that these jobs belong to: the mean of their values once all are done.
+
+    It is pruned, or has failed, as soon as one of them is or has; until then it goes on.
+    """
+    for status in ("pruned", "failed"):
+        if ended := next((job for job in jobs if job.status == status), None):
+            return ended
+    if unfinished := next((job for job in jobs if job.status != "done"), None):
+        return unfinished if len(jobs) == 1 else JobResult("running")
+    return JobResult("done", values={name: fmean(job.values[name] for job in jobs) for name in jobs[0].values})
+
+
+def trials_of(jobs: Sequence[JobResult], size: int) -> list[Sequence[JobResult]]:
+    """The jobs by their trials; what a pruned trial has not done is pruned with it."""
+    trials = [jobs[first : first + size] for first in range(0, len(jobs), size)]
+
+    def settled(job: JobResult) -> JobResult:
+        is_open = job.status in ("missing", "running", "interrupted")
+        return JobResult("pruned", "with another job of its trial") if is_open else job
+
+    return [[*map(settled, jobs)] if of_trial(jobs).status == "pruned" else jobs for jobs in trials]
+
+
 def record_of(folder: Path) -> Record | None:
     """What a job's run.json says; None where there is none that can be read."""
     try:
@@ -66,7 +91,10 @@ def record_of(folder: Path) -> Record | None:
 
 
 def best_jobs(jobs: Sequence[JobResult], objectives: Mapping[str, Literal["min", "max"]]) -> list[int]:
-    """The number of the job with the best value; of several objectives, those than which no other is better in all."""
+    """The number of the job with the best value; of several objectives, those than which no other is better in all.
+
+    Likewise of trials.
+    """
     done = {
         number: [job.values[name] * (1 if mode == "min" else -1) for name, mode in objectives.items()]
         for number, job in enumerate(jobs)

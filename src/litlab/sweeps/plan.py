@@ -1,26 +1,24 @@
 """All that a sweep is, composed, checked and fixed before its first job: `plan.json` in its folder."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 from uuid import uuid4
 
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, ValidationError
 
 from litlab.config import command_schema, schema
-from litlab.config.compose import check, config_text, parse, replace_components, run_config, settled, without
+from litlab.config.compose import check, config_text, parse, replace_components, without
 from litlab.config.explain import explain
 from litlab.config.marks import marked, unmarked
 from litlab.config.types import Settings
@@ -29,30 +27,15 @@ from litlab.console import say
 from litlab.errors import UserError
 from litlab.files import LARGEST_PLAN, read_text, write_text
 from litlab.messages import first_lines, first_problem, visible
-from litlab.sweeps.space import Dimension, Params, first_jobs, grid, overrides, texts
+from litlab.sweeps.bases import OBJECTIVES, Base, Objectives, compose_bases, objectives_of
+from litlab.sweeps.space import Dimension, Params, first_jobs, grid, in_grammar, overrides, texts
 
 FILE = "plan.json"
 
 CHANGEABLE = ("n_trials", "storage", "on_error", "timeout", "dry_run")
 """What of the sweep's settings may be told anew when it goes on."""
 
-OBJECTIVES = "'sweep.objectives={train/loss:min}'"
-"""How to say what else to go by; in quotes, as the shell knows braces, too."""
-
 NUMBER = re.compile(r"=[-+]?[\d.]+(e[-+]?\d+)?$")
-
-Objectives = dict[str, Literal["min", "max"]]
-
-
-class Base(Settings):
-    """What the jobs have in common that choose the same options of groups."""
-
-    choices: dict[str, str]
-    """The options, of those groups that the sweep varies."""
-    groups: list[str]
-    """All groups that it is composed from."""
-    config: str
-    """The composed config, YAML."""
 
 
 class Plan(Settings):
@@ -67,9 +50,9 @@ class Plan(Settings):
     objectives: Objectives
     """Metrics by which the jobs are compared, and which values are the better ones."""
     jobs: list[Params]
-    """The jobs of a grid, in order; otherwise none."""
+    """The trials of a grid, in order; otherwise none."""
     planned: int
-    """How many jobs there are."""
+    """How many trials there are; a trial is a job, or as many as `replicates`."""
     study: str
     """Name of Optuna's study in a database, which others may share."""
 
@@ -89,6 +72,8 @@ class Plan(Settings):
         varied = [override for override in given.values() if override.is_sweep_override()]
         fixed = [str(override.input_line) for override in given.values() if not override.is_sweep_override()]
         told = {override.key_or_group.partition(".")[0] for override in given.values()}
+        if twice := next((key for key in sampling.over if key in (one.key_or_group for one in given.values())), None):
+            raise UserError(f"sweep.over: {twice} has values of its own; leave out one of the two")
         if "test" not in told:
             fixed.append("test=false")  # a sweep that looks at the test set has chosen by it
         if "views" not in told:
@@ -96,19 +81,21 @@ class Plan(Settings):
         dimensions = [Dimension.of(override, isinstance(sampling, command_schema.Grid)) for override in varied]
         for line in filter(None, map(Dimension.ambiguity, dimensions)):
             say(line)
-        bases = list(_compose(loader, fixed, varied, dimensions))
+        bases = list(compose_bases(loader, fixed, varied, dimensions))
         jobs = grid(dimensions, sampling) if isinstance(sampling, command_schema.Grid) else []
         plan = cls(
             dimensions=dimensions,
             bases=bases,
             sampling=sampling,
-            objectives=_objectives(sampling, bases[0]),
+            objectives=objectives_of(sampling, bases[0]),
             jobs=jobs,
             planned=len(jobs) if isinstance(sampling, command_schema.Grid) else sampling.n_trials,
             study=f"sweep-{uuid4()}",
         )
         if len(plan._text()) > LARGEST_PLAN:
             raise UserError(f"{plan.planned:,} jobs with so many values make too large a {FILE}: make several sweeps")
+        if plan.n_jobs > command_schema.MOST_JOBS:
+            raise UserError(f"sweep.over: makes {plan.n_jobs:,} jobs; a sweep has at most {command_schema.MOST_JOBS:,}")
         plan._check()
         return plan
 
@@ -134,6 +121,18 @@ class Plan(Settings):
     def save(self, folder: Path) -> None:
         """Write it there, marked as the user's own."""
         write_text(folder / FILE, marked(self._text()))
+
+    @cached_property
+    def replicates(self) -> list[Params]:
+        """What the jobs of each trial have besides the trial's values, by `sweep.over`; without it a single {}."""
+        keys, told = list(self.sampling.over), self.sampling.over.values()
+        values = [range(several) if isinstance(several, int) else several for several in told]
+        return [dict(zip(keys, map(in_grammar, chosen), strict=True)) for chosen in product(*values)]
+
+    @property
+    def n_jobs(self) -> int:
+        """How many jobs there are; the first trial's come first."""
+        return self.planned * len(self.replicates)
 
     def changed(self, sampling: Mapping[str, Any]) -> Self:
         """Return this plan with other settings of the sampler."""
@@ -188,10 +187,15 @@ class Plan(Settings):
     def listing(self) -> str:
         """The jobs, or what they are drawn from."""
         if isinstance(self.sampling, command_schema.Grid):
-            lines = [f"{number}: {' '.join(texts(job))}" for number, job in enumerate(self.jobs)]
+            lines = [f"{number}: {' '.join(texts(job))}" for number, job in enumerate(self._with_replicates(self.jobs))]
         else:
             lines = [f"drawn by {self.sampling.sampler} from", *(f"  {dimension}" for dimension in self.dimensions)]
-        return "\n".join([*map(visible, lines), f"{self.planned} {'job' if self.planned == 1 else 'jobs'}"])
+            if len(self.replicates) > 1:
+                lines += ["each with", *(f"  {' '.join(texts(one))}" for one in self.replicates)]
+        return "\n".join([*map(visible, lines), f"{self.n_jobs} {'job' if self.n_jobs == 1 else 'jobs'}"])
+
+    def _with_replicates(self, trials: Iterable[Params]) -> Iterator[Params]:
+        return (trial | one for trial in trials for one in self.replicates)
 
     def _text(self) -> str:
         return self.model_dump_json(indent=1) + "\n"
@@ -222,14 +226,14 @@ class Plan(Settings):
         if wrong := next((name for name, holds in facts.items() if not holds), None):
             raise UserError(f"{wrong}: does not fit the rest")
         for base, end in product(self.bases, (0, -1)):
-            check(self.config(self._example(base, end)), schema.Train)
+            check(self.config(self._example(base, end) | self.replicates[end]), schema.Train)
 
     def _check(self) -> None:
         """Check each job of a grid; of what is drawn, each value and both ends of each interval."""
         self.first_jobs()
         wrong: dict[str, list[int]] = {}
         written: set[str] = set()  # a number is read back as it was; each other value is tried once
-        for number, job in enumerate(self.jobs or self._examples()):
+        for number, job in enumerate(self._with_replicates(self.jobs or self._examples())):
             try:
                 config = self.config(job)
                 self._require_same_metric(check(config, schema.Train).checkpoint)
@@ -262,36 +266,6 @@ class Plan(Settings):
                 dimension.distribution()  # which Optuna may refuse
                 if dimension.key not in base.choices:
                     yield from (first | {dimension.key: value} for value in dimension.examples()[1:])
-
-
-def _compose(
-    loader: ConfigLoader, fixed: Sequence[str], varied: Sequence[Override], dimensions: Sequence[Dimension]
-) -> Iterator[Base]:
-    """A base for each combination of options of the groups that vary."""
-    groups = [
-        dimension
-        for dimension, override in zip(dimensions, varied, strict=True)
-        if loader.get_group_options(override.key_or_group)
-    ]
-    varying = {one.name for one in dimensions if one not in groups}
-    for values in product(*(group.choices for group in groups)):
-        choices = {group.key: value for group, value in zip(groups, values, strict=True)}
-        composed = loader.load_configuration("train", [*fixed, *texts(choices)], RunMode.RUN)
-        yield Base(
-            choices=choices,
-            groups=[str(group) for group in composed.hydra.runtime.choices if not str(group).startswith("hydra/")],
-            config=OmegaConf.to_yaml(settled(run_config(composed), varying)),
-        )
-
-
-def _objectives(sweep: command_schema.Sweep, base: Base) -> Objectives:
-    if sweep.objectives:
-        return sweep.objectives
-    checkpoint = check(OmegaConf.create(base.config).checkpoint, schema.Checkpoint)
-    if checkpoint.monitor is None or checkpoint.mode is None:
-        hint = f"set checkpoint.monitor, or {OBJECTIVES}"
-        raise UserError(f"checkpoint.monitor=null: there is nothing to compare the jobs by; {hint}")
-    return {checkpoint.monitor: checkpoint.mode}
 
 
 def _where(numbers: Sequence[int]) -> str:

@@ -1,17 +1,33 @@
 """Asks Optuna's pruner about a job."""
 
 import warnings
+from copy import copy
+from statistics import fmean
 
 import optuna
 
 from litlab.sweeps.storage import answering, trial_of
 
 
-class Pruner:
-    """Tells a job, in whichever process, whether to stop because others do better."""
+def report_key(validation: int, place: int | str) -> str:
+    """The attribute of a trial of several jobs that has what the job at this place has reported."""
+    return f"{validation}/{place}"
 
-    def __init__(self, study: optuna.Study, number: int) -> None:
-        self._trial = trial_of(study, number)
+
+class Pruner:
+    """Tells a job, in whichever process, whether to stop because others do better.
+
+    A trial of several jobs is judged by their mean: at each validation, of those jobs that have come so far.
+
+    Args:
+        study: Optuna's.
+        number: the job's.
+        jobs: how many jobs a trial has.
+    """
+
+    def __init__(self, study: optuna.Study, number: int, jobs: int = 1) -> None:
+        self._study, self._trial = study, trial_of(study, number // jobs)
+        self._place = None if jobs == 1 else number % jobs
 
     def __call__(self, validation: int, value: float) -> bool:
         """Report the objective at the n-th validation, from 0; whether to stop.
@@ -22,5 +38,22 @@ class Pruner:
         with answering(), warnings.catch_warnings():
             # That it was reported before: by a process that was killed before it had saved so much.
             warnings.filterwarnings("ignore", message="The reported value is ignored")
+            if self._place is not None:
+                return self._is_beaten(report_key(validation, self._place), validation, value)
             self._trial.report(value, validation)
             return self._trial.should_prune()
+
+    def _is_beaten(self, key: str, validation: int, value: float) -> bool:
+        storage, trial = self._study._storage, self._trial._trial_id
+        self._trial.set_user_attr(key, value)
+        reported = storage.get_trial(trial).user_attrs
+        if reported.get("pruned"):
+            return True  # another of its jobs was told so
+        mean = fmean(one for key, one in reported.items() if key.startswith(report_key(validation, "")))
+        storage.set_trial_intermediate_value(trial, validation, mean)  # Trial.report would keep the first
+        known = copy(storage.get_trial(trial))
+        # What the trial's other jobs reported of later validations has been judged, and is not to be judged here.
+        known.intermediate_values = {at: one for at, one in known.intermediate_values.items() if at <= validation}
+        if is_beaten := self._study.pruner.prune(self._study, known):
+            self._trial.set_user_attr("pruned", True)
+        return is_beaten

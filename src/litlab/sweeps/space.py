@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
+from hydra.core.override_parser.types import IntervalSweep, Override, Quote, QuotedString, RangeSweep
 from pydantic import Field
 
 from litlab.comparison.filters import Condition, parse
@@ -16,6 +16,7 @@ from litlab.config import command_schema
 from litlab.config.command_schema import MOST_JOBS
 from litlab.config.types import Settings
 from litlab.errors import UserError
+from litlab.messages import as_override
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -229,6 +230,13 @@ def value_of(text: str, distribution: "BaseDistribution") -> str | float:
     if isinstance(distribution, IntDistribution):
         return int(text)
     return float(text) if isinstance(distribution, FloatDistribution) else text
+
+
+def in_grammar(value: bool | float | str) -> str:
+    """A plain value as the command line would have it; text that reads as something else there is quoted."""
+    text = as_override(value)
+    is_read_back = not re.search(r"\s", text) and overrides({"key": text})[0].value() == value if text else False
+    return text if is_read_back else QuotedString(text, Quote.double).with_quotes()
 
 
 def overrides(params: Params) -> list[Override]:

@@ -1,10 +1,12 @@
 """Optuna's study of a sweep: which jobs there are, what became of them, and which comes next."""
 
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import optuna
@@ -17,8 +19,9 @@ from litlab.config import command_schema
 from litlab.errors import UserError
 from litlab.messages import first_lines
 from litlab.runs.record import Record
-from litlab.sweeps.outcome import JobResult, outcome, record_of
+from litlab.sweeps.outcome import JobResult, of_trial, outcome, record_of
 from litlab.sweeps.plan import Plan
+from litlab.sweeps.pruner import report_key
 from litlab.sweeps.space import Params, value_of
 from litlab.sweeps.storage import NAME, StudyStorage, trial_of
 
@@ -33,18 +36,22 @@ SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "nsgaii": NSGAIISampler,
 }
 
+UNFINISHED = ("running", "interrupted", "missing", "damaged")
+"""What does not say how a job has ended."""
+
 INDEPENDENT = ("random", "tpe")
 """Samplers that draw each parameter by itself; the others draw all parameters of a trial together."""
 
 
 class Study:
-    """The trials of a sweep; a trial's number is its job's, and its folder's name.
+    """The trials of a sweep, and their jobs; a job's number is its folder's name.
 
+    A trial is one job, which has its number, or as many jobs as the plan has replicates, one after the other.
     A job that was interrupted stays a running trial, which is gone on with before others are begun. What a trial is
     given depends on its number and on the trials before it alone: a sweep that goes on draws what it would have.
 
     Attributes:
-        ended: the numbers of the trials whose jobs are not to go on.
+        ended: the numbers of the jobs that are not to go on.
     """
 
     def __init__(self, folder: Path, plan: Plan) -> None:
@@ -64,9 +71,15 @@ class Study:
         for trial in trials:
             if not (self._is_whole(trial) and self._is_planned(trial)):
                 raise self.storage.damaged(f"job {trial.number} has other values than the sweep gives it")
-        self.ended = {trial.number for trial in trials if trial.state.is_finished()}
         self._begun = len(trials)
-        self._unfinished = [trial.number for trial in trials if self._is_unfinished(trial)]
+        self._unfinished = [number for trial in trials for number in self._unfinished_jobs(trial)]
+        self._told = {trial.number for trial in trials if trial.state.is_finished()}
+        self.ended = {job for number in self._told for job in self._jobs(number)} - set(self._unfinished)
+
+    def _jobs(self, trial: int) -> range:
+        """The numbers of a trial's jobs."""
+        size = len(self.plan.replicates)
+        return range(trial * size, (trial + 1) * size)
 
     def _is_whole(self, trial: FrozenTrial) -> bool:
         """Whether a trial has what Optuna's tools look for, which they do not check as they read it."""
@@ -83,40 +96,49 @@ class Study:
             return trial.params == {key: value_of(job[key], one) for key, one in self._distributions.items()}
         return trial.distributions.items() <= self._distributions.items()
 
-    def _is_unfinished(self, trial: FrozenTrial) -> bool:
-        """Whether the job was begun, and its folder does not hold what it was to leave there, or no longer."""
-        found = outcome(self.folder / str(trial.number), ())
-        return trial.state == TrialState.RUNNING or found.status in ("missing", "running", "interrupted")
+    def _unfinished_jobs(self, trial: FrozenTrial) -> list[int]:
+        """The jobs of a trial that was begun, whose folders do not hold what they were to leave there, or no longer."""
+        jobs = self._jobs(trial.number)
+        found = [outcome(self.folder / str(number), ()) for number in jobs]
+        if len(jobs) > 1 and of_trial(found).status == "pruned":
+            return []
+        is_open = trial.state == TrialState.RUNNING
+        unfinished = ("missing", "running", "interrupted")
+        return [number for number, job in zip(jobs, found, strict=True) if is_open or job.status in unfinished]
 
     def trials(self) -> list[FrozenTrial]:
         """All trials, in order of their numbers."""
         return self.study.get_trials(deepcopy=False)
 
     def params(self, number: int) -> Params:
-        """What the job of a trial was given."""
+        """What a trial was given."""
         if isinstance(self.plan.sampling, command_schema.Grid):
             return self.plan.jobs[number]
         drawn = self.trials()[number].params
         return {key: value if isinstance(value, str) else repr(value) for key, value in drawn.items()}
 
     def next(self) -> tuple[int, Params] | None:
-        """The job to start now; None when all were started.
+        """The number and the values of the job to start now; None when all were started.
 
         Raises:
             UserError: in the job's folder is another sweep's.
         """
-        open_trial: Callable[[int], optuna.Trial]
+        size = len(self.plan.replicates)
         if self._unfinished:
-            number, open_trial = self._unfinished.pop(0), partial(trial_of, self.study)
+            job = self._unfinished.pop(0)
+            trial = self._opened(job // size, partial(trial_of, self.study))
         elif self._begun < self.plan.planned:
-            number, open_trial = self._begun, self._begin
+            trial = self._opened(self._begun, self._begin)
             self._begun += 1
+            job, *self._unfinished = self._jobs(trial.number)
         else:
             return None
+        return job, self._params(trial) | self.plan.replicates[job % size]
+
+    def _opened(self, number: int, open_trial: Callable[[int], optuna.Trial]) -> optuna.Trial:
         if isinstance(self.plan.sampling, command_schema.Sampled):
             self.study.sampler = _sampler(self.plan.sampling, (number,))
-        trial = open_trial(number)
-        return trial.number, self._params(trial)
+        return open_trial(number)
 
     def _begin(self, number: int) -> optuna.Trial:
         """A new trial, with all that is known of its job.
@@ -127,35 +149,45 @@ class Study:
         return optuna.Trial(self.study, trial_id)
 
     def _known(self, number: int) -> FrozenTrial | None:
-        """A job as its place in the grid and its folder have it; None where its values are still to be drawn."""
-        folder = self.folder / str(number)
-        record = record_of(folder)  # there is one if the study was lost, or is kept elsewhere now
+        """A trial as its place in the grid and its folders have it; None where its values are still to be drawn."""
+        folders = [self.folder / str(job) for job in self._jobs(number)]
+        records = [record_of(folder) for folder in folders]  # there are some if the study was lost, or has moved
+        known_to_job = next(filter(None, records), None)
         if isinstance(self.plan.sampling, command_schema.Grid):
             job = self.plan.jobs[number]
-        elif record and record.overrides.keys() >= self._distributions.keys():
-            job = record.overrides
+        elif known_to_job and known_to_job.overrides.keys() >= self._distributions.keys():
+            job = known_to_job.overrides
         elif number < len(self._first):
             job = self._first[number]
         else:
             return None
         known = {key: one for key, one in self._distributions.items() if key in job}
+        reported = self._reported(records)
         try:
             return create_trial(
                 state=TrialState.RUNNING,
                 params={key: value_of(job[key], one) for key, one in known.items()},
                 distributions=known,
-                intermediate_values=self._reported(record) if record else None,
+                intermediate_values={index: fmean(by_job.values()) for index, by_job in reported.items()},
+                user_attrs={
+                    report_key(index, job): value
+                    for index, by_job in reported.items()
+                    for job, value in by_job.items()
+                    if len(folders) > 1
+                },
             )
         except ValueError as error:
             hint = "remove it, and the job is done again"
-            raise UserError(f"{folder} is of another sweep: {first_lines(error)}; {hint}") from error
+            raise UserError(f"{folders[0]} is of another sweep: {first_lines(error)}; {hint}") from error
 
-    def _reported(self, record: Record) -> dict[int, float]:
-        """What a job has told its pruner."""
-        if self.plan.sampling.pruner == "none":
-            return {}
-        metric, validations = next(iter(self.plan.objectives)), enumerate(record.metrics.validations)
-        return {index: one.metrics[metric] for index, one in validations if metric in one.metrics}
+    def _reported(self, records: Sequence[Record | None]) -> dict[int, dict[int, float]]:
+        """What a trial's jobs have told their pruner: by the number of the validation, and the job's place."""
+        metric, reported = next(iter(self.plan.objectives)), defaultdict[int, dict[int, float]](dict)
+        for place, record in enumerate(records):
+            for index, validation in enumerate(record.metrics.validations if record else ()):
+                if metric in validation.metrics and self.plan.sampling.pruner != "none":
+                    reported[index][place] = validation.metrics[metric]
+        return reported
 
     def _params(self, trial: optuna.Trial) -> Params:
         sampling = self.plan.sampling
@@ -168,18 +200,29 @@ class Study:
             params[dimension.key] = dimension.suggest(trial)
         return params
 
-    def tell(self, number: int, outcome: JobResult) -> None:
-        """Enter how a job has ended, unless it is to go on later."""
-        if outcome.status in ("running", "interrupted", "missing", "damaged") or number in self.ended:
+    def tell(self, number: int, ended: JobResult) -> None:
+        """Enter how a job has ended, unless it is to go on later, and how its trial has with its last job."""
+        if ended.status in UNFINISHED or number in self.ended:
             return
-        if outcome.status == "done":
-            self.study.tell(number, [outcome.values[name] for name in self.plan.objectives])
-        elif outcome.status == "pruned":
-            self.study.tell(number, state=TrialState.PRUNED)
-        else:
-            trial_of(self.study, number).set_user_attr("reason", outcome.reason)
-            self.study.tell(number, state=TrialState.FAIL)
         self.ended.add(number)
+        trial = number // len(self.plan.replicates)
+        if trial in self._told:
+            return
+        jobs = self._jobs(trial)
+        others = (outcome(self.folder / str(job), self.plan.objectives) for job in jobs if job != number)
+        result = of_trial([ended, *others])
+        if result.status in UNFINISHED:
+            return
+        self._told.add(trial)
+        if result.status == "done":
+            self.study.tell(trial, [result.values[name] for name in self.plan.objectives])
+        elif result.status == "pruned":
+            self.study.tell(trial, state=TrialState.PRUNED)
+            self.ended.update(jobs)
+            self._unfinished = [job for job in self._unfinished if job not in jobs]
+        else:
+            trial_of(self.study, trial).set_user_attr("reason", result.reason)
+            self.study.tell(trial, state=TrialState.FAIL)
 
 
 def require_sampler(settings: command_schema.Grid | command_schema.Sampled) -> None:

@@ -26,7 +26,7 @@ from litlab.runs.run import refuse_taken, resume_command
 from litlab.runs.storage_faults import storage_fault, storage_problem
 from litlab.sweeps.job import Job, Pruning
 from litlab.sweeps.launchers.base import Launcher
-from litlab.sweeps.outcome import JobResult, outcome, record_of, settled_result
+from litlab.sweeps.outcome import JobResult, outcome, record_of, settled_result, trials_of
 from litlab.sweeps.plan import CHANGEABLE, FILE, Plan
 from litlab.sweeps.space import Params, texts
 from litlab.sweeps.storage import StudyStorage, answering, probe
@@ -130,12 +130,13 @@ def _state(folder: Path) -> str:
     if FolderLock(folder).is_held():
         return "is at work"
     try:
-        planned = Plan.load(folder).planned
+        plan = Plan.load(folder)
     except UserError as error:
         return f"cannot go on: {error}"
-    statuses = [outcome(job, ()).status for job in _begun(folder)]
-    is_done = len(statuses) >= planned and not {"running", "interrupted"} & set(statuses)
-    return "is done" if is_done else ""
+    jobs = (outcome(folder / str(number), ()) for number in range(plan.n_jobs))
+    open_jobs = {"missing", "running", "interrupted"}
+    trials = trials_of(list(jobs), len(plan.replicates))
+    return "" if any(job.status in open_jobs for jobs in trials for job in jobs) else "is done"
 
 
 def _begun(folder: Path) -> list[Path]:
@@ -241,7 +242,7 @@ def _run(folder: Path, plan: Plan, study: Study, launcher: Launcher, deadline: D
             with stop.held_back():
                 outcomes[number] = settled_result(ended, plan.objectives)
                 study.tell(number, outcomes[number])
-            say(f"job {number}: {outcomes[number]} ({len(study.ended)} of {plan.planned})")
+            say(f"job {number}: {outcomes[number]} ({len(study.ended)} of {plan.n_jobs})")
             if ended.storage_failed:
                 raise StorageError(str(ended.error), "no other job was started")
     return outcomes
@@ -251,7 +252,7 @@ def _prepare(folder: Path, plan: Plan, storage: StudyStorage, number: int, param
     """Put the job's config into its folder, unless it was begun."""
     pruning = None
     if plan.sampling.pruner != "none":
-        pruning = Pruning(storage, plan.sampling.pruner, next(iter(plan.objectives)))
+        pruning = Pruning(storage, plan.sampling.pruner, next(iter(plan.objectives)), len(plan.replicates))
     job = Job(folder / str(number), number, params, pruning, folder, objectives=tuple(plan.objectives))
     if (job.folder / "run.json").exists():
         require_mine(job.folder / "config.yaml", f"job {number}")

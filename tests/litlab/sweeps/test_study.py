@@ -6,8 +6,9 @@ from optuna.trial import TrialState
 
 from litlab.config import command_schema
 from litlab.errors import UserError
+from litlab.sweeps.bases import Base
 from litlab.sweeps.outcome import JobResult
-from litlab.sweeps.plan import Base, Plan
+from litlab.sweeps.plan import Plan
 from litlab.sweeps.pruner import Pruner
 from litlab.sweeps.space import Dimension
 from litlab.sweeps.storage import JOURNAL, Lock, journal
