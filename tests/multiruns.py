@@ -71,6 +71,19 @@ def six_jobs(folder):
     return only(folder)
 
 
+PAIRS = (
+    "sweep=random", "sweep.n_trials=4", "sweep.over={seed:2}", "optimizer.lr=tag(log,interval(1e-4,1e-1))",
+    "trainer.max_epochs=2", "trainer.limit_train_batches=40", "checkpoint.every_n_steps=10",
+)  # fmt: skip
+
+
+def pairs(folder, *launcher):
+    """The sweep of four trials of two jobs each, and what it has printed."""
+    ended = run(folder, "train", *sweep_arguments(folder), *PAIRS, *launcher)
+    assert ended.code == 0, ended.err
+    return only(folder), ended.out
+
+
 def six_jobs_disturbed(folder, *launcher):
     """The same by a launcher; the fourth job is killed, and all are gone on with until none is left."""
     process = Process(folder, "train", *sweep_arguments(folder), *SIX_JOBS, *launcher)

@@ -1,5 +1,6 @@
 """All that a sweep is, composed, checked and fixed before its first job: `plan.json` in its folder."""
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -125,14 +126,15 @@ class Plan(Settings):
     @cached_property
     def replicates(self) -> list[Params]:
         """What the jobs of each trial have besides the trial's values, by `sweep.over`; without it a single {}."""
-        keys, told = list(self.sampling.over), self.sampling.over.values()
-        values = [range(several) if isinstance(several, int) else several for several in told]
-        return [dict(zip(keys, map(in_grammar, chosen), strict=True)) for chosen in product(*values)]
+        told = self.sampling.over
+        values = [map(in_grammar, range(several) if isinstance(several, int) else several) for several in told.values()]
+        return [dict(zip(told, chosen, strict=True)) for chosen in product(*values)]
 
     @property
     def n_jobs(self) -> int:
         """How many jobs there are; the first trial's come first."""
-        return self.planned * len(self.replicates)
+        several = self.sampling.over.values()
+        return self.planned * math.prod(count if isinstance(count, int) else len(count) for count in several)
 
     def changed(self, sampling: Mapping[str, Any]) -> Self:
         """Return this plan with other settings of the sampler."""

@@ -5,6 +5,8 @@ from copy import copy
 from statistics import fmean
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
 
 from litlab.sweeps.storage import answering, trial_of
 
@@ -38,10 +40,14 @@ class Pruner:
         with answering(), warnings.catch_warnings():
             # That it was reported before: by a process that was killed before it had saved so much.
             warnings.filterwarnings("ignore", message="The reported value is ignored")
-            if self._place is not None:
-                return self._is_beaten(report_key(validation, self._place), validation, value)
-            self._trial.report(value, validation)
-            return self._trial.should_prune()
+            try:
+                if self._place is not None:
+                    return self._is_beaten(report_key(validation, self._place), validation, value)
+                self._trial.report(value, validation)
+                return self._trial.should_prune()
+            except UpdateFinishedTrialError:  # by another of its jobs; or the job is done again, its folder being gone
+                ended = self._study._storage.get_trial(self._trial._trial_id).state
+                return self._place is not None and ended == TrialState.PRUNED
 
     def _is_beaten(self, key: str, validation: int, value: float) -> bool:
         storage, trial = self._study._storage, self._trial._trial_id

@@ -6,7 +6,7 @@ import signal
 from statistics import fmean
 
 import pytest
-from multiruns import at_work, only, statuses, sweep_arguments, table
+from multiruns import PAIRS, at_work, only, pairs, statuses, sweep_arguments, table
 from optuna.trial import TrialState
 from plans import plan_of
 from processes import Process, run
@@ -157,6 +157,7 @@ def test_the_mean_is_pruned_and_the_trials_other_jobs_with_it(tmp_path):
     assert pruner(15)(1, 9.0)  # what another one was told holds for all
     study.tell(17, leave(tmp_path, 17, "pruned"))
     assert study.trials()[5].state == TrialState.PRUNED
+    assert pruner(16)(1, 9.0)  # also one that was still at work
     study = Study(tmp_path, plan)
     number, _ = study.next()
     assert number == 18
@@ -168,18 +169,9 @@ def test_the_mean_is_pruned_and_the_trials_other_jobs_with_it(tmp_path):
     assert [job.status for job in trials_of(jobs, 3)[0]] == ["done", "pruned", "pruned"]
 
 
-SWEEP = (
-    "sweep=random", "sweep.n_trials=4", "sweep.over={seed:2}", "optimizer.lr=tag(log,interval(1e-4,1e-1))",
-    "trainer.max_epochs=2", "trainer.limit_train_batches=40", "checkpoint.every_n_steps=10",
-)  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, mnist_dir):
-    folder = tmp_path_factory.mktemp("undisturbed")
-    ended = run(folder, "train", *sweep_arguments(folder, *SWEEP))
-    assert ended.code == 0, ended.err
-    return only(folder), ended.out
+    return pairs(tmp_path_factory.mktemp("undisturbed"))
 
 
 def test_a_sweep_over_seeds_finds_the_best_by_the_mean(undisturbed):
@@ -195,12 +187,27 @@ def test_a_sweep_over_seeds_finds_the_best_by_the_mean(undisturbed):
     assert "8 jobs: 8 done" in printed
 
 
+@pytest.mark.slow
+def test_hopeless_trials_are_pruned_by_several_jobs_at_once(tmp_path):
+    drawn = ["sweep=random", "sweep.n_trials=8", "optimizer.lr=choice(0.003,0.000001)", "sweep.seed=2"]
+    several = ["sweep.over={seed:2}", "sweep.pruner=median", "trainer.max_epochs=4", "launcher=local"]
+    ended = run(tmp_path, "train", *sweep_arguments(tmp_path, *drawn), *several, "launcher.n_jobs=2")
+    assert ended.code == 0, ended.err
+    sweep = only(tmp_path)
+    pruned = [trial for trial in journal(sweep).get_all_trials(0) if trial.state == TrialState.PRUNED]
+    assert "1e-06" in {trial.params["optimizer.lr"] for trial in pruned}
+    for trial in pruned:
+        assert [Run.open(sweep / str(2 * trial.number + seed)).record.status for seed in (0, 1)].count("done") < 2
+        first = [value for key, value in trial.user_attrs.items() if key.startswith("0/")]
+        assert trial.intermediate_values[0] == pytest.approx(fmean(first))
+
+
 @pytest.mark.parametrize(
     "launcher",
-    ["basic", pytest.param("local", marks=pytest.mark.slow)],
+    ["basic", *(pytest.param(one, marks=pytest.mark.slow) for one in ("local", "ray"))],
 )
 def test_a_job_that_was_killed_goes_on_and_the_sweep_ends_in_the_same_table(undisturbed, tmp_path, launcher):
-    process = Process(tmp_path, "train", *sweep_arguments(tmp_path, *SWEEP), f"launcher={launcher}")
+    process = Process(tmp_path, "train", *sweep_arguments(tmp_path, *PAIRS), f"launcher={launcher}")
     process.wait_for(lambda: list((tmp_path / "logs" / "train" / "multiruns").glob("*/3/checkpoints/last.ckpt")))
     sweep = only(tmp_path)
     os.kill(at_work(sweep / "3"), signal.SIGKILL)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, SHORT
-from multiruns import only, pids, record, six_jobs, six_jobs_disturbed, statuses, sweep_arguments, table
+from multiruns import only, pairs, pids, record, six_jobs, six_jobs_disturbed, statuses, sweep_arguments, table
 from processes import Process, run
 
 from litlab.runs.run import Run
@@ -99,6 +99,12 @@ def test_six_jobs_of_which_one_fails_and_one_is_killed_end_in_the_table_of_the_b
     ]
     assert states(array) == [*["COMPLETED"] * 3, "FAILED", *["COMPLETED"] * 2]
     assert record(sweep / "0")["command"].startswith("python -m litlab train -m ")
+
+
+def test_trials_of_several_jobs_end_in_the_table_of_the_basic_launcher(tmp_path):
+    (tmp_path / "basic").mkdir()
+    (tmp_path / "slurm").mkdir()
+    assert table(pairs(tmp_path / "slurm", "launcher=slurm")[0]) == table(pairs(tmp_path / "basic")[0])
 
 
 def test_what_is_asked_for_is_what_slurm_gives(tmp_path):

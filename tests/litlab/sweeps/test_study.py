@@ -203,3 +203,5 @@ def test_a_job_that_goes_on_reports_a_validation_once(tmp_path):
     assert not again(0, 0.5)
     assert not again(1, 0.6)
     assert Study(tmp_path, gridded()).trials()[0].intermediate_values == {0: 0.5, 1: 0.6}
+    study.tell(0, done(0.6))
+    assert not again(2, 0.7)  # it is done again, as its folder is gone
