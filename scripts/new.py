@@ -140,12 +140,12 @@ def update(folder: Path) -> None:
     """Replace the lab in a project by this one, and commit that.
 
     Raises:
-        RefusedError: the folder is no such project, or something in it would be lost.
+        RefusedError: the folder is not such a project, or something in it would be lost.
     """
     try:
         given = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RefusedError(f"{folder} is no project that scripts/new has made: it has no {RECORD}") from error
+        raise RefusedError(f"{folder} is not a project that scripts/new has made: it has no {RECORD}") from error
     status = git(folder, "status", "--porcelain", ".")
     if status.returncode or status.stdout:
         raise RefusedError(f"{folder} has changes that are not committed: commit them, so that nothing can be lost")

@@ -38,7 +38,7 @@ FAINT = 0.25
 """Share of the darkest ink up to which ink says nothing about where the drawing ends."""
 
 DUST = 0.1
-"""Share of the longest piece up to which a piece is none of the drawing."""
+"""Share of the longest piece up to which a piece is not part of the drawing."""
 
 LEAST_SIDE = 0.05
 """Share of the picture's larger side that the longest piece has at least; what is smaller is grain."""
@@ -76,7 +76,7 @@ class Drawing:
 def ink_on_paper(grey: Pixels) -> Pixels:
     """How much darker each pixel of a drawing is than the paper around it, or lighter if the ink is lighter.
 
-    The paper may be lit unevenly and lie on a table. What touches the border of the picture is none of the drawing.
+    The paper may be lit unevenly and lie on a table. What touches the border of the picture is not part of the drawing.
 
     Args:
         grey: the picture, (height, width), from 0 to 255.

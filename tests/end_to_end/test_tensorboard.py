@@ -7,6 +7,7 @@ import time
 import urllib.parse
 import urllib.request
 
+import browser
 import pytest
 from conftest import SHORT
 from processes import run, script
@@ -35,10 +36,7 @@ def url(logs):
 
 @pytest.fixture
 def page():
-    browser = screenshots.chromium()
-    if browser is None:
-        pytest.skip("there is no Chromium; on Debian: apt-get install chromium")
-    with screenshots.opened(browser) as page:
+    with browser.opened() as page:
         yield page
 
 

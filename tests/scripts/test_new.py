@@ -195,7 +195,7 @@ def test_its_wheel_knows_its_packages(projects, tmp_path):
         (["shapes", "template/there"], "template/there is inside the template: name a folder elsewhere"),
         (["shapes"], "scripts/new: give NAME FOLDER [--bare], or --update FOLDER"),
         (["--update", "full", "--bare"], "scripts/new: give NAME FOLDER [--bare], or --update FOLDER"),
-        (["--update", "there"], "there is no project that scripts/new has made: it has no .litlab.json"),
+        (["--update", "there"], "there is not a project that scripts/new has made: it has no .litlab.json"),
         (["--barre", "shapes", "there"], "scripts/new: unrecognized arguments: --barre"),
     ],
 )

@@ -61,7 +61,7 @@ def in_bytes(picture: Image.Image, white: float | None) -> Image.Image:
     largest_of_all = 1.0 if picture.mode == "F" else float(2 ** (bits - (sample == SIGNED)) - 1)
     smallest, largest = float(pixels.min(initial=0)), float(pixels.max(initial=0))
     top = white or largest_of_all
-    if not (smallest >= 0 and largest <= top):  # nor if they are no numbers
+    if not (smallest >= 0 and largest <= top):  # NaN compares as false
         raise UserError(f"has values from {smallest:g} to {largest:g}, where 0 to {top:g} was expected")
     if white is None and picture.format != "PPM" and 0 < largest < largest_of_all / 2:
         raise _unknown_range(largest, largest_of_all)

@@ -73,7 +73,7 @@ def read_resumable(file: Path, module: nn.Module) -> dict[str, Any]:
     try:
         Resumable.model_validate(checkpoint)
     except ValidationError as error:
-        raise UserError(f"{file} is no checkpoint to go on from: {first_problem(error)}") from error
+        raise UserError(f"{file} is not a checkpoint to go on from: {first_problem(error)}") from error
     return checkpoint
 
 
@@ -88,17 +88,17 @@ def read(file: Path) -> dict[str, Any]:
     if damage := _damage(file):
         others = [other for other in sorted(file.parent.glob("*.ckpt")) if other != file and not _damage(other)]
         hint = f"; evaluate, predict and export can take run={others[0]}, which is whole" if others else ""
-        raise UserError(f"{file} is no checkpoint, or a damaged one: {damage}{hint}")
+        raise UserError(f"{file} is not a checkpoint, or is damaged: {damage}{hint}")
     try:
         checkpoint = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        raise UserError(f"{file} is no checkpoint: it holds more than tensors and plain values") from error
+        raise UserError(f"{file} is not a checkpoint: it holds more than tensors and plain values") from error
     except Exception as error:  # torch.load says with many types that a file is not what it should be
-        raise UserError(f"{file} is no checkpoint, or a damaged one: {first_lines(error)}") from error
+        raise UserError(f"{file} is not a checkpoint, or is damaged: {first_lines(error)}") from error
     if not isinstance(checkpoint, dict):
-        raise UserError(f"{file} is no checkpoint: it holds a {type(checkpoint).__name__}")
+        raise UserError(f"{file} is not a checkpoint: it holds a {type(checkpoint).__name__}")
     if problem := _excess(checkpoint, LARGEST_SHARE * file.stat().st_size):
-        raise UserError(f"{file} is no checkpoint: {problem}")
+        raise UserError(f"{file} is not a checkpoint: {problem}")
     return checkpoint
 
 
@@ -170,7 +170,7 @@ def _weights(
     """The weights under this name, if those that begin with `prefix` are the module's; without the prefix."""
     weights = checkpoint.get(name)
     if not isinstance(weights, dict):
-        raise UserError(f"{file} is no checkpoint: it holds no {name}")
+        raise UserError(f"{file} is not a checkpoint: it holds no {name}")
     if prefix:
         weights = {str(key).removeprefix(prefix): part for key, part in weights.items() if str(key).startswith(prefix)}
     misfits = list(_misfits(weights, module.state_dict()))

@@ -33,7 +33,7 @@ def current_name(name: str) -> str:
 
 
 LARGEST = 1e150
-"""Numbers beyond cannot be compared: their squares are no numbers any more."""
+"""Numbers beyond cannot be compared: their squares overflow."""
 
 
 def _require_ordinary(values: Any) -> Any:

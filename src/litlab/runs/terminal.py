@@ -84,7 +84,7 @@ def _table(rows: Iterable[tuple[str, str]]) -> Table:
 def _text(shown: RenderableType) -> str:
     """What is shown as text, which may go into a log file as well."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 1000
-    # Brackets in settings are no markup.
+    # Brackets in settings are not markup.
     console = Console(file=io.StringIO(), width=width, markup=False, highlight=False)
     with console.capture() as capture:
         console.print(shown)

@@ -223,7 +223,7 @@ def value_of(text: str, distribution: "BaseDistribution") -> str | float:
     """What Optuna is told of a value in Hydra's grammar.
 
     Raises:
-        ValueError: it is none of that kind.
+        ValueError: it is not of that kind.
     """
     from optuna.distributions import FloatDistribution, IntDistribution
 

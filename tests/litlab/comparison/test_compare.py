@@ -9,9 +9,9 @@ from itertools import count
 
 import numpy as np
 import pytest
+from browser import opened_offline
 from conftest import compose
 from matplotlib import image
-from processes import script
 from records import READABLE, UNREADABLE
 from scipy import stats
 
@@ -558,9 +558,6 @@ def test_records_of_somebody_else_break_no_comparison(make, tmp_path, capsys):
 # --- as a page --------------------------------------------------------------------------------------------------------
 
 
-screenshots = script("dev/screenshots")
-
-
 def as_html(folder):
     compare_command = [sys.executable, "-m", "litlab", "compare", folder, "format=html"]
     return subprocess.run(compare_command, capture_output=True, text=True, timeout=60)
@@ -575,18 +572,7 @@ def test_a_page_shows_all_in_a_browser_that_asks_no_server(make, tmp_path):
     done = as_html(tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     (tmp_path / "page.html").write_text(done.stdout)
-    browser = screenshots.chromium()
-    if browser is None:
-        pytest.skip("there is no Chromium; on Debian: apt-get install chromium")
-    with screenshots.opened(browser) as page:
-        asked, problems = [], []
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda message: problems.append(message.text))
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        address = (tmp_path / "page.html").as_uri()
-        page.goto(address)
-        page.wait_for_function("document.body.dataset.drawn == 4")
-        assert ([url for url in asked if not url.startswith("blob:")], problems) == ([address], [])
+    with opened_offline(tmp_path / "page.html", drawn=4) as page:
         assert page.locator(".main-svg").count() >= 4
         column = "tbody td:nth-child(3)"
         assert page.locator("th").all_inner_texts()[:4] == ["data.kind", "optimizer.lr", "n", "mean val/acc"]

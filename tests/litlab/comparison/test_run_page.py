@@ -1,9 +1,9 @@
 import re
 
 import pytest
-from processes import run, script
+from browser import opened_offline
+from processes import run
 
-screenshots = script("dev/screenshots")
 pytestmark = pytest.mark.usefixtures("mnist_dir")
 
 SMALL = ("trainer=cpu", "trainer.max_epochs=2", "trainer.limit_train_batches=10", "trainer.limit_val_batches=2",
@@ -23,16 +23,6 @@ def test_a_runs_page_shows_it_in_a_browser(tmp_path, logger):
     pictures = re.findall(r"<h2>([^<]*)</h2><img", text)
     assert ({"test/confusion", "test/mistakes", "filters"} <= set(pictures)) is (logger == "tensorboard")
     assert "_target_: digits.mnist.MNISTDataModule" in text
-    browser = screenshots.chromium()
-    if browser is None:
-        pytest.skip("there is no Chromium; on Debian: apt-get install chromium")
-    with screenshots.opened(browser) as page:
-        asked, problems = [], []
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.goto(file.as_uri())
-        page.wait_for_function("document.body.dataset.drawn > 1")
-        assert [url for url in asked if not url.startswith(("blob:", "data:"))] == [file.as_uri()]
-        assert problems == []
+    with opened_offline(file, drawn=2) as page:
         assert "<b>why</b>" in page.locator("td").all_inner_texts()
         assert page.locator(".main-svg").count() >= 2

@@ -141,13 +141,13 @@ def old_bomb(folder):
 
 OF_BOTH = {
     "a bomb": (holding(lambda folder: {"state_dict": bomb(folder)}), "holds more than tensors"),
-    "a bare bomb": (lambda folder: replace(folder, pickle.dumps(bomb(folder))), "is no checkpoint"),
-    "an old bomb": (old_bomb, "is no checkpoint"),
+    "a bare bomb": (lambda folder: replace(folder, pickle.dumps(bomb(folder))), "is not a checkpoint"),
+    "an old bomb": (old_bomb, "is not a checkpoint"),
     "a module": (holding(lambda folder: torch.nn.Linear(2, 2)), "holds more than tensors"),
     "a list": (holding(lambda folder: [1, 2]), "holds a list"),
-    "nothing": (lambda folder: replace(folder, b""), "is no checkpoint"),
-    "its first half": (lambda folder: cut(folder, 0.5), "is no checkpoint"),
-    "all but its end": (lambda folder: cut(folder, 0.999), "is no checkpoint"),
+    "nothing": (lambda folder: replace(folder, b""), "is not a checkpoint"),
+    "its first half": (lambda folder: cut(folder, 0.5), "is not a checkpoint"),
+    "all but its end": (lambda folder: cut(folder, 0.999), "is not a checkpoint"),
     "100 GB of nothing": (both_sparse, "mostly a hole"),
     "compressed": (compress, "it is compressed"),
     "a pipe": (fifo, "there is no checkpoint", "has no checkpoint"),

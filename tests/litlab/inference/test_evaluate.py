@@ -49,7 +49,7 @@ def test_what_is_no_run_is_named(command, trained, tmp_path):
     best.write_bytes(best.read_bytes()[:1000])
     done = command("evaluate", "run=run")
     assert done.returncode == 2
-    assert done.stderr.startswith(f"evaluate: {best} is no checkpoint, or a damaged one: ")
+    assert done.stderr.startswith(f"evaluate: {best} is not a checkpoint, or is damaged: ")
     assert done.stderr.count("\n") == 1
 
     torch.save({"state_dict": {"net.out.bias": torch.zeros(3)}}, best)

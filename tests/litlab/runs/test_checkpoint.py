@@ -31,14 +31,14 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_damaged_file_is_named(saved, damage):
     _, file = saved
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(UserError, match="a.ckpt is no checkpoint, or a damaged one"):
+    with pytest.raises(UserError, match="a.ckpt is not a checkpoint, or is damaged"):
         load_weights(nn.Linear(2, 3), file)
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"weights": {}}, {"state_dict": 3}])
 def test_another_kind_of_file_is_named(tmp_path, content):
     torch.save(content, tmp_path / "a.ckpt")
-    with pytest.raises(UserError, match="a.ckpt is no checkpoint: it holds"):
+    with pytest.raises(UserError, match="a.ckpt is not a checkpoint: it holds"):
         load_weights(nn.Linear(2, 3), tmp_path / "a.ckpt")
 
 
@@ -53,9 +53,9 @@ def test_a_pickle_that_runs_code_is_not_run(tmp_path):
             return (open, (str(tmp_path / "executed"), "w"))
 
     (tmp_path / "a.ckpt").write_bytes(pickle.dumps({"state_dict": Bomb()}))
-    with pytest.raises(UserError, match="a.ckpt is no checkpoint"):
+    with pytest.raises(UserError, match="a.ckpt is not a checkpoint"):
         load_weights(nn.Linear(2, 3), tmp_path / "a.ckpt")
     torch.save({"state_dict": Bomb()}, tmp_path / "b.ckpt")
-    with pytest.raises(UserError, match="b.ckpt is no checkpoint"):
+    with pytest.raises(UserError, match="b.ckpt is not a checkpoint"):
         load_weights(nn.Linear(2, 3), tmp_path / "b.ckpt")
     assert not (tmp_path / "executed").exists()

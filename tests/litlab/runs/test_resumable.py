@@ -262,7 +262,7 @@ def test_a_flipped_bit_is_told_with_the_checkpoint_that_is_whole(copied, part):
     last, best = (copied / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
     flip(last, middle(last, part))
     said = refused(copied)
-    damage = f"{last} is no checkpoint, or a damaged one: the checksum of its part "
+    damage = f"{last} is not a checkpoint, or is damaged: the checksum of its part "
     assert said.startswith(damage)
     assert said.endswith(f"{part} is wrong; evaluate, predict and export can take run={best}, which is whole")
     flip(best, middle(best, part))
@@ -290,12 +290,12 @@ def test_no_flipped_bit_changes_what_is_read(copied):
 def test_all_that_reads_a_checkpoint_looks_at_its_checksums(copied, tmp_path):
     best = copied / "checkpoints" / "best.ckpt"
     flip(best, middle(best, "data/4"))
-    with pytest.raises(UserError, match="best.ckpt is no checkpoint, or a damaged one: the checksum"):
+    with pytest.raises(UserError, match="best.ckpt is not a checkpoint, or is damaged: the checksum"):
         read(best)
     for command in (["evaluate"], ["predict", f"input={ROOT}/docs/seven.png"], ["export"]):
         ended = run(tmp_path, *command, f"run={best}", f"paths.logs={tmp_path}/logs")
         assert ended.code == 2
-        assert ended.err.startswith(f"{command[0]}: {best} is no checkpoint, or a damaged one: the checksum of ")
+        assert ended.err.startswith(f"{command[0]}: {best} is not a checkpoint, or is damaged: the checksum of ")
         assert f"can take run={best.with_name('last.ckpt')}, which is whole" in ended.err
         assert len(ended.lines()) == 1
 

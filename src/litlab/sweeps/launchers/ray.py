@@ -97,7 +97,7 @@ def _answers(address: str) -> bool:
     try:
         with socket.create_connection((host, int(port)), timeout=ANSWER) as connection:
             return bool(connection.recv(1))  # a cluster speaks first, by gRPC
-    except (OSError, OverflowError, UnicodeError):  # the latter of what is no port, or no name
+    except (OSError, OverflowError, UnicodeError):  # the latter two for a port or a name that cannot be one
         return False
 
 
