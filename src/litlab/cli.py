@@ -11,7 +11,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, cast
 
-import hydra
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
@@ -19,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from litlab.commands.command import Command, Request
 from litlab.commands.resume import run_folder
+from litlab.config import hydra_app
 from litlab.config.command_line import asked_group, given, in_order
 from litlab.config.compose import check, config_text, typed, without_hydra
 from litlab.config.explain import explain
@@ -27,7 +27,7 @@ from litlab.distributed import processes
 from litlab.distributed.signals import Interrupted, stop
 from litlab.errors import ProcessLost, TrainingError, UserError, VerificationError
 from litlab.messages import is_text, visible
-from litlab.project import CONFIGS
+from litlab.project import CONFIGS, groups
 from litlab.runs.run import refuse_taken
 from litlab.runs.storage_faults import storage_may_fail
 
@@ -52,12 +52,13 @@ def find(name: str) -> Command[Any]:
 
 def help_of(name: str) -> str:
     """Return what `NAME --help` prints."""
+    options = {group: ", ".join(sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))) for group in groups()}
+    listed = "\n".join(f"{group}: {names}" for group, names in options.items())
     typed = f"litlab {name}" if name in BY_LITLAB_ALONE else name
     shown = f"Show all keys and values:     {typed} --cfg job\n  Hydra's own flags:            {typed} --hydra-help"
-    return f"{find(name).help}\n  {shown}\n"
+    return f"{find(name).help.replace('$GROUPS', listed)}\n  {shown}\n"
 
 
-OmegaConf.register_new_resolver("help_of", help_of)
 # Hydra asks several times, and must get the same answer: hence the cache.
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True)
 
@@ -83,10 +84,8 @@ def start(name: str) -> None:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them and leaving
         threading.excepthook = _tell_of_thread
         _refuse_undecodable(sys.argv[1:])
-        if name == "train" and (group := asked_group(sys.argv[1:])):
-            from litlab.config.group_help import help_of_group
-
-            print_document(help_of_group(group))
+        if {"--help", "-h"} & set(sys.argv[1:]):
+            print_document(_help(name, sys.argv[1:]))
             return
         if name == "train" and any(text.startswith("query=") for text in sys.argv[1:]):
             from litlab.config.group_help import completions
@@ -104,7 +103,7 @@ def start(name: str) -> None:
             _run(name, command)
 
         try:
-            hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=name)(job)()
+            hydra_app.run(name, job)
         except Exception as error:
             if has_begun or Prepare.is_multirun or isinstance(error, EXPLAINED):
                 raise
@@ -118,6 +117,16 @@ def start(name: str) -> None:
 train, evaluate, reproduce, compare, predict = (
     partial(start, name) for name in COMMANDS if name not in BY_LITLAB_ALONE
 )
+
+
+def _help(name: str, arguments: Sequence[str]) -> str:
+    """What `--help` shows of a command, or of one of its groups."""
+    group = asked_group(arguments) if name == "train" else None
+    if group is None:
+        return help_of(name)
+    from litlab.config.group_help import help_of_group
+
+    return help_of_group(group)
 
 
 def _run(name: str, command: Command[Any]) -> None:

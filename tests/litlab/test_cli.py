@@ -144,3 +144,34 @@ def test_the_wheel_works_without_the_checkout(wheel, tmp_path, archives):
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "logs" / "train" / "runs").iterdir()
     assert (run / "run.json").exists()
+
+
+COUNTING = """
+import sys
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from litlab.cli import start
+
+load, sys.argv[:1] = ConfigLoaderImpl.load_configuration, ["train"]
+
+def counted(*args, **kwargs):
+    print("composed")
+    return load(*args, **kwargs)
+
+ConfigLoaderImpl.load_configuration = counted
+start("train")
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "times"), [(["data.batch_sze=1"], 1), (["--help"], 0), (["-m", "sweep.dry_run=true", "seed=1,2"], 2)]
+)
+def test_a_config_is_composed_once(arguments, times):
+    """Of a sweep also what its jobs have in common."""
+    done = subprocess.run([sys.executable, "-c", COUNTING, *arguments], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines().count("composed") == times
+
+
+def test_a_config_may_ask_for_several_jobs_as_the_command_line_does(command):
+    mode = ["hydra.mode=MULTIRUN", "sweep.dry_run=true"]
+    for arguments in (["seed=1,2"], ["sweep=random", "optimizer.lr=interval(0.1,0.2)"], ["-m", "seed=1,2"]):
+        assert command("train", *arguments, *mode).stdout == command("train", "-m", *arguments, mode[1]).stdout != ""

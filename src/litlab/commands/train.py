@@ -40,8 +40,8 @@ train: train a network, keep the best weights, test them.
   train --help optimizer                   its keys, with types and what they mean
 
 Groups and their options:
-$APP_CONFIG_GROUPS
-Complete by tab:              eval "$$(train -sc install=bash)"
+$GROUPS
+Complete by tab:              eval "$(train -sc install=bash)"
 A run's results are in        logs/train/runs/; its curves: tensorboard --logdir logs
 """
 

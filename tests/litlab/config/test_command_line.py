@@ -66,7 +66,7 @@ def test_train_takes_an_experiment_of_ones_own_from_any_folder(place, tmp_path, 
 @pytest.mark.parametrize(
     "asked",
     ["experiment=../x", "+experiment=../../a/experiment/job_0.yaml", "optimizer=a,../../x", "logger=[csv,../x]",
-     "hydra/help=../../x", "callbacks@callbacks=best/../../x", "experiment='../x'"],
+     "hydra/job_logging=../../x", "callbacks@callbacks=best/../../x", "experiment='../x'"],
 )  # fmt: skip
 def test_a_choice_stays_within_configs(asked):
     with pytest.raises(UserError, match=r": is outside .*configs; train takes a file of settings as experiment="):
