@@ -78,6 +78,9 @@ def test_shows_the_config():
         ("train optimizer=", {"optimizer=adam", "optimizer=adamw", "optimizer=none", "optimizer=sgd"}),
         ("train trainer.fa", {"trainer.fast_dev_run="}),
         ("train seed=1 data.sp", {"data.split_seed="}),
+        ("train trainer.on_nan=", {"trainer.on_nan=skip", "trainer.on_nan=stop"}),
+        ("train trainer.precision=b", {"trainer.precision=bf16-mixed", "trainer.precision=bf16-true"}),
+        ("train trainer.max_epochs=", {"trainer.max_epochs=5"}),
     ],
 )
 def test_completes_by_tab(tmp_path, line, words):

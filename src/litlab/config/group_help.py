@@ -20,6 +20,7 @@ from litlab.config.describe import (
 from litlab.config.schema import Checkpoint, Init
 from litlab.config.types import Settings
 from litlab.errors import UserError
+from litlab.messages import as_override
 from litlab.project import CONFIGS, groups
 
 PARTS: Mapping[str, type[Settings]] = {"checkpoint": Checkpoint, "init": Init, "resume": Resume}
@@ -54,15 +55,25 @@ def help_of_group(asked: str) -> str:
 
 
 def completions(line: str) -> list[str]:
-    """Return the keys that the last word of a command line may become though the config lacks them, as KEY=."""
+    """Return what the last word of a command line may become: keys that the config lacks, as KEY=, or KEY=VALUE."""
     word = line.rpartition(" ")[2].lstrip("+")
     group, dot, _ = word.partition(".")
     if not dot or group not in groups() or group in (*COLLECTIONS, *RECIPES):
         return []
     schema = group_schema(group)
     kinds = [schema, *(case["then"] for case in schema.get("allOf", ()))]
-    names = {name for kind in kinds for name in kind.get("properties", {})} - {"defaults", *INSTRUCTIONS[1:]}
-    return sorted(key for name in names if (key := f"{group}.{name}=").startswith(word))
+    known = {name: inner for kind in kinds for name, inner in kind.get("properties", {}).items()}
+    keys = {f"{group}.{name}=": inner for name, inner in known.items() if name not in ("defaults", *INSTRUCTIONS[1:])}
+    told = word.partition("=")[0] + "="
+    words = (f"{told}{value}" for value in _values(keys.get(told, {}))) if "=" in word else keys
+    return sorted(text for text in words if text.startswith(word))
+
+
+def _values(schema: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the values that a key can have, where it has but a few."""
+    for one in [schema, *schema.get("anyOf", ())]:
+        few = {"boolean": [True, False], "null": [None]}.get(one.get("type"), [])
+        yield from map(as_override, one.get("enum", few) + [one[key] for key in one if key == "const"])
 
 
 def _title(group: str, name: str) -> str:
