@@ -21,6 +21,7 @@ from torchvision.transforms import PILToTensor
 
 from digits.picture import mnist_form
 from litlab.data.download import download
+from litlab.data.folds import fold_numbers
 from litlab.data.memory import InMemoryLoader
 from litlab.data.order import EpochSampler
 from litlab.data.workers import WorkersLoader
@@ -66,6 +67,8 @@ class MNISTDataModule(LightningDataModule):
         loader: Literal["memory", "workers"] = "memory",
         num_workers: int = 1,
         drop_last: bool = False,
+        folds: int | None = None,
+        fold: int = 0,
     ) -> None:
         super().__init__()
         self.dir = Path(dir)
@@ -79,6 +82,7 @@ class MNISTDataModule(LightningDataModule):
         self.loader = loader
         self.num_workers = num_workers
         self.drop_last = drop_last
+        self.folds, self.fold = folds, fold
 
     def read_picture(self, picture: Image.Image) -> Tensor:
         """Any picture of a digit, brought into MNIST's form: (1, 28, 28), uint8.
@@ -98,6 +102,10 @@ class MNISTDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Split the training images: which are held out, and which are kept."""
+        if self.folds:
+            numbers = fold_numbers(MNIST(self.dir).targets, self.folds, self.split_seed)
+            self.held_out, self.kept = torch.where(numbers == self.fold)[0], torch.where(numbers != self.fold)[0]
+            return
         order = torch.from_numpy(np.random.default_rng(self.split_seed).permutation(60_000))
         self.held_out, self.kept = order[: self.val_size].sort().values, order[self.val_size :].sort().values
 
@@ -108,7 +116,7 @@ class MNISTDataModule(LightningDataModule):
 
     def val_dataloader(self) -> Loader | list[Loader]:
         """Batches of the held-out images; Lightning takes an empty list for no validation."""
-        return self._loader(True, self.held_out, self.eval_batch_size) if self.val_size else []
+        return self._loader(True, self.held_out, self.eval_batch_size) if len(self.held_out) else []
 
     def test_dataloader(self) -> Loader:
         """Batches of the 10,000 test images."""

@@ -6,9 +6,10 @@ from pydantic import Field
 from pydantic import model_validator as cross_check
 
 from litlab.config.types import AbsolutePath, Component, NonNegativeInt, PositiveInt, Seed, Settings
+from litlab.data.schema import Folds
 
 
-class MNISTDataModule(Settings):
+class MNISTDataModule(Folds):
     """Settings of digits.mnist.MNISTDataModule."""
 
     dir: AbsolutePath

@@ -44,6 +44,8 @@ class FolderDataModule(LightningDataModule):
         seed: int = 0,
         drop_last: bool = False,
         max_value: float | None = None,
+        folds: int | None = None,
+        fold: int = 0,
     ) -> None:
         super().__init__()
         self.dir = Path(dir)
@@ -58,6 +60,7 @@ class FolderDataModule(LightningDataModule):
         self.seed = seed
         self.drop_last = drop_last
         self.max_value = max_value
+        self.folds, self.fold = folds, fold
         self.split: Split | None = None
         self.reads_all = False
         self.all_read: tuple[Tensor, Tensor] | None = None
@@ -98,7 +101,7 @@ class FolderDataModule(LightningDataModule):
 
     def val_dataloader(self) -> InMemoryLoader | list[InMemoryLoader]:
         """Batches of the held-out pictures; Lightning takes an empty list for no validation."""
-        return self._loader("val", self.eval_batch_size) if self.val_fraction else []
+        return self._loader("val", self.eval_batch_size) if self.val_fraction or self.folds else []
 
     def test_dataloader(self) -> InMemoryLoader:
         """Batches of the pictures to test on.
@@ -113,7 +116,7 @@ class FolderDataModule(LightningDataModule):
     def _drawn(self) -> Split:
         """The run's split; of a new run, one that is drawn once."""
         if self.split is None:
-            self.split = drawn(self.dir, self.val_fraction, self.test_fraction, self.split_seed)
+            self.split = drawn(self.dir, self.val_fraction, self.test_fraction, self.split_seed, self.folds, self.fold)
         return self.split
 
     def _loader(self, part: Part, batch_size: int) -> InMemoryLoader:

@@ -5,10 +5,26 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 from pydantic import model_validator as cross_check
 
-from litlab.config.types import AbsolutePath, PositiveInt, Seed, Settings
+from litlab.config.types import AbsolutePath, NonNegativeInt, PositiveInt, Seed, Settings
 
 
-class FolderDataModule(Settings):
+class Folds(Settings):
+    """Settings of data modules that can hold out a fold; see litlab.data.folds."""
+
+    folds: Annotated[int, Field(ge=2)] | None = Field(default=None)
+    """Into how many folds the data are dealt that are not tested on; one is held out. Null holds out a share."""
+    fold: NonNegativeInt = Field(default=0)
+    """Which of the folds is held out, from 0."""
+
+    @cross_check(mode="after")
+    def _fold_is_one_of_them(self) -> Self:
+        if self.fold >= (self.folds or 1):
+            hint = f"there are {self.folds}, from 0" if self.folds else f"set data.folds, such as {self.fold + 1}"
+            raise ValueError(f"data.fold={self.fold}: no such fold; {hint}")
+        return self
+
+
+class FolderDataModule(Folds):
     """Settings of litlab.data.folder.FolderDataModule."""
 
     dir: AbsolutePath

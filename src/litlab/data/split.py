@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from litlab.data.folds import fold_numbers
 from litlab.data.listing import is_hidden, visible_files
 from litlab.errors import UserError
 from litlab.messages import is_text
@@ -130,8 +131,12 @@ def listed(folder: Path, class_names: Sequence[str]) -> list[str]:
     return [file.relative_to(folder).as_posix() for files in found for file in files]
 
 
-def drawn(folder: Path, val_fraction: float, test_fraction: float, seed: int) -> Split:
+def drawn(
+    folder: Path, val_fraction: float, test_fraction: float, seed: int, folds: int | None = None, fold: int = 0
+) -> Split:
     """A new split of the pictures in the folder; of each class the same shares are held out and tested.
+
+    With `folds`, what is not tested on is dealt into so many, whatever `val_fraction` is, and this one is held out.
 
     Raises:
         UserError: there is no such folder, or a class has no pictures, or too few.
@@ -139,16 +144,19 @@ def drawn(folder: Path, val_fraction: float, test_fraction: float, seed: int) ->
     names = class_folders(folder)
     files = listed(folder, names)
     split = Split(tuple(names), tuple(files), torch.zeros(len(files), dtype=torch.uint8))
-    fractions = (val_fraction, test_fraction)
+    fractions = (0 if folds else val_fraction, test_fraction)
     for label, name in enumerate(names):
         (indices,) = torch.where(split.labels == label)
         count = len(indices)
         sizes = [max(1, round(count * fraction)) if fraction else 0 for fraction in fractions]
-        if count <= sum(sizes):
+        if count - sum(sizes) < (folds or 1):
             told = f"{count} pictures, too few to split" if count else "no pictures"
-            raise UserError(f"{folder / name} has {told}; give it {sum(map(bool, fractions)) + 1} or more")
+            raise UserError(f"{folder / name} has {told}; give it {sum(map(bool, fractions)) + (folds or 1)} or more")
         order = torch.from_numpy(np.random.default_rng((seed, label)).permutation(count))
         ends = np.cumsum([count - sum(sizes), *sizes])[:-1].tolist()
         for part, chosen in enumerate(indices[order].tensor_split(ends)):
             split.parts[chosen] = part
+    if folds:
+        rest = split.indices("train")
+        split.parts[rest[fold_numbers(split.labels[rest], folds, seed) == fold]] = PARTS.index("val")
     return split

@@ -61,6 +61,7 @@ REFUSALS = {
     "data.num_workers=4294967296": "data.num_workers=4294967296: should be less than 2147483648",
     "data.batch_size=2.5": "data.batch_size=2.5: should be a valid integer",
     "data.batch_size=null": "data.batch_size=null: should be a valid integer",
+    "data.fold=2": "data.fold=2: no such fold; set data.folds, such as 3",
     "data.val_size=60000": "data.val_size=60000: should be less than 60000",
     "data.dir=there": f"data.dir=there: should be absolute, such as {Path.cwd()}/there",
     "data.dir='~/there'": f"data.dir=~/there: should be absolute, such as {Path.home()}/there",

@@ -81,6 +81,18 @@ def test_each_class_is_split_alike_by_seed(pictures):
     assert not other.split.indices("val").equal(data.split.indices("val"))
 
 
+def test_folds_leave_the_test_pictures_alone_and_hold_out_each_other_one_once(pictures):
+    splits = [set_up(pictures, test_fraction=0.1, folds=3, fold=fold).split for fold in range(3)]
+    assert all(split.indices("test").equal(splits[0].indices("test")) for split in splits)
+    held_out = [split.indices("val") for split in splits]
+    assert {len(one) for one in held_out} <= {90, 91}
+    assert torch.cat([*held_out, splits[0].indices("test")]).sort().values.equal(torch.arange(300))
+    counts = torch.stack([splits[0].labels[one].bincount() for one in held_out])
+    assert (counts.amax(0) - counts.amin(0)).max() <= 1
+    with pytest.raises(UserError, match=r"has \d+ pictures, too few to split; give it 41 or more"):
+        set_up(pictures, test_fraction=0.1, folds=40)
+
+
 def test_without_validation_or_test(pictures):
     data = set_up(pictures, val_fraction=0, test_fraction=0)
     assert len(data.split.indices("train")) == 300
