@@ -26,10 +26,11 @@ MAY_IMPORT = {
     "callbacks": {"config", "data", "distributed", "engine", "runs"},
     "views": {"callbacks", "config", "distributed"},
     "training": {"callbacks", "config", "data", "distributed", "engine", "runs"},
+    "checks": {"config", "distributed", "engine", "inference", "runs", "training"},
     "inference": {"callbacks", "config", "data", "distributed", "runs", "training", "views"},
     "sweeps": {"callbacks", "comparison", "config", "distributed", "job_log", "runs", "training"},
     "commands": {
-        "comparison", "config", "data", "distributed", "inference", "job_log", "runs", "sweeps", "training",
+        "checks", "comparison", "config", "data", "distributed", "inference", "job_log", "runs", "sweeps", "training",
     },
 }  # fmt: skip
 """What each folder of litlab may import besides itself and BASE."""

@@ -31,10 +31,22 @@ from litlab.project import CONFIGS, groups
 from litlab.runs.run import refuse_taken
 from litlab.runs.storage_faults import storage_may_fail
 
-COMMANDS = ("train", "evaluate", "reproduce", "compare", "predict", "export", "trust", "rename", "report", "schema")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "reproduce",
+    "compare",
+    "predict",
+    "export",
+    "trust",
+    "rename",
+    "report",
+    "schema",
+    "check",
+)
 """Each is a module of that name in litlab.commands."""
 
-BY_LITLAB_ALONE = ("export", "trust", "rename", "report", "schema")
+BY_LITLAB_ALONE = ("export", "trust", "rename", "report", "schema", "check")
 """Commands without a script of their own: a shell, or the system, has commands of these names."""
 
 EXPLAINED = (UserError, HydraException, OmegaConfBaseException)

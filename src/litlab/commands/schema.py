@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from litlab.commands import compare, evaluate, export, predict, rename, report, reproduce, trust
+from litlab.commands import check, compare, evaluate, export, predict, rename, report, reproduce, trust
 from litlab.commands.command import Command, Request
 from litlab.config.command_schema import TrainCommand
 from litlab.config.describe import command_schema, group_schema
@@ -20,7 +20,7 @@ schema: write JSON Schemas of all configs, by which an editor completes keys and
   litlab schema             writes configs/.schema/, and the settings by which VS Code's YAML extension finds them
 """
 
-COMMANDS = (compare, evaluate, export, predict, rename, report, reproduce, trust)
+COMMANDS = (check, compare, evaluate, export, predict, rename, report, reproduce, trust)
 
 
 class SchemaCommand(Settings):

@@ -114,6 +114,11 @@ def _refuse_without_effect(arguments: Sequence[str]) -> None:
             raise UserError(f"{text}: has no effect with -m; {hint}")
 
 
+def of_check(arguments: Sequence[str]) -> list[str]:
+    """As of `train`; a list such as `only=A,B` gets brackets."""
+    return of_train([re.sub(r"^only=([^\[]+)$", r"only=[\1]", text) for text in arguments])
+
+
 def of_compare(arguments: Sequence[str]) -> list[str]:
     """The folders get a key, conditions quotes, and lists such as `metric=A,B` brackets."""
     a_list = re.compile(r"(metric(?==.*,)|over|columns)=(?!null$)([^\[]+)")

@@ -233,6 +233,11 @@ def config_text(config: DictConfig) -> str:
     return marked(text)
 
 
+def read_back(settings: ConfigT) -> ConfigT:
+    """The settings once they were written to a config.yaml and read again."""
+    return check(parse(config_text(OmegaConf.create(settings.model_dump())), "config.yaml"), type(settings))
+
+
 def _differences(before: Any, after: Any, key: str = "") -> Iterator[str]:
     """Keys whose values are not the same in type or value."""
     if isinstance(before, Mapping) and isinstance(after, Mapping) and before.keys() == after.keys():

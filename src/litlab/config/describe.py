@@ -54,7 +54,11 @@ def group_schema(group: str) -> Schema:
 def command_schema(settings: type[Settings]) -> Schema:
     """Return the JSON Schema of a command's own config."""
     schema = model_schema(settings)
-    schema["properties"] |= {"defaults": {}, "hydra": {}, **(_train_properties() if settings is TrainCommand else {})}
+    schema["properties"] |= {
+        "defaults": {},
+        "hydra": {},
+        **(_train_properties() if issubclass(settings, TrainCommand) else {}),
+    }
     return schema
 
 

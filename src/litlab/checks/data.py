@@ -1,0 +1,116 @@
+"""Are the data right: what a batch holds, which examples are where, in which order they come."""
+
+import hashlib
+import time
+from itertools import combinations
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+from torch.utils.data import DataLoader
+
+from litlab.checks.subject import Subject, batches, difference, examples_of, only_loader
+from litlab.checks.verdict import NotCheckable, Verdict, check, failed, noted, passed, skipped
+from litlab.config.compose import read_back
+from litlab.engine.random_state import random_state
+
+HASHING_S = 10
+"""Seconds in which examples of the splits are compared."""
+
+
+@check("right", "config", "does the config read back as it was?")
+def config_reads_back(subject: Subject) -> Verdict:
+    """From config.yaml, which a run is resumed and evaluated by."""
+    if read_back(subject.told) != subject.told:
+        return failed("it reads back as another", "give plain values")
+    return passed("as it was")
+
+
+@check("right", "batch", "does a batch hold what it should?")
+def batch_is_sound(subject: Subject) -> Verdict:
+    """Numbers that are finite, and not all the same."""
+    training = subject.built()
+    batch = batches(only_loader(training, "train_dataloader"), 1)[0]
+    parts = [leaf for leaf in tree_flatten(batch)[0] if isinstance(leaf, Tensor)]
+    if not parts:
+        return skipped("a batch holds no tensors")
+    if any(not part.isfinite().all() for part in parts if part.is_floating_point()):
+        return failed("a batch holds NaN or infinite numbers", "look at what the data module reads")
+    if len(parts[0]) > 1 and parts[0].numel() > 1 and (parts[0] == parts[0].flatten()[0]).all():
+        return failed("all numbers of a batch's inputs are the same", "look at what the data module reads")
+    shown = (f"{str(part.dtype).removeprefix('torch.')} {tuple(part.shape)} {_range(part)}" for part in parts[:4])
+    return passed("; ".join(shown))
+
+
+def _range(part: Tensor) -> str:
+    return f"{float(part.min()):.4g} to {float(part.max()):.4g}" if part.numel() else "empty"
+
+
+@check("right", "leak", "is an example in two splits?")
+def splits_are_apart(subject: Subject) -> Verdict:
+    """By the hashes of the examples' inputs."""
+    training, seen, until = subject.built(), dict[str, dict[bytes, int]](), time.monotonic() + HASHING_S
+    training.data.setup("test")
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        try:
+            loader = only_loader(training, name)
+        except NotCheckable:
+            continue
+        hashes = seen.setdefault(name.partition("_")[0], {})
+        for batch in loader:
+            hashes |= {hashlib.blake2b(one, digest_size=16).digest(): 0 for one in examples_of(batch)}
+            if time.monotonic() > until:
+                break
+    if len(seen) < 2:
+        return skipped("there is but one split")
+    common = {(one, other): len(seen[one].keys() & seen[other].keys()) for one, other in combinations(seen, 2)}
+    if twice := [f"{count} of {one} are in {other}" for (one, other), count in common.items() if count]:
+        advice = "leave out copies, and split by what the examples come from"
+        return failed(f"{', '.join(twice)}, by their hash", advice)
+    counts = ", ".join(f"{len(hashes):,} of {name}" for name, hashes in seen.items())
+    return passed(f"none of {counts}")
+
+
+@check("right", "order", "do the loaders give what they should, in the order that they should?")
+def loaders_keep_order(subject: Subject) -> Verdict:
+    """A validation in one order, each epoch of a training in another, and numbers that workers do not share."""
+    training = subject.built()
+    if training.trainer.limit_val_batches:
+        loader = only_loader(training, "val_dataloader")
+        if difference(batches(loader, 2), batches(loader, 2)):
+            return failed("the validation's batches are others each time", "leave out shuffle=True of val_dataloader")
+    loader = only_loader(training, "train_dataloader")
+    if told := _drawn_in_examples(loader):
+        return told
+    one, two = _two_epochs(loader)
+    if subject.told.data.get("shuffle", True) and difference(one, two) is None:
+        advice = "shuffle with a generator that goes on, or set data.shuffle=false if one order is meant"
+        return noted("each epoch has the same examples in the same order", advice)
+    return passed("a validation repeats its order, a training does not")
+
+
+def _two_epochs(loader: Any) -> tuple[list[Any], list[Any]]:
+    sampler: Any = getattr(loader, "sampler", None)
+    found = []
+    for epoch in range(2):
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+        found.append(batches(loader, 2))
+    return found[0], found[1]
+
+
+def _drawn_in_examples(loader: Any) -> Verdict | None:
+    """What is wrong with the random numbers that reading an example takes."""
+    if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__getitem__"):
+        return None
+    before = random_state()
+    loader.dataset[0]
+    after = random_state()
+    wrong = [name for name in ("python", "numpy") if difference(before[name], after[name])]
+    if wrong:
+        library = {"python": "random", "numpy": "np.random"}[wrong[0]]
+        return failed(
+            f"reading an example draws from {library}, whose state worker processes copy: all draw the same",
+            "draw from torch's generator, which each worker has seeded otherwise",
+        )
+    return None

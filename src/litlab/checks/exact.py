@@ -1,0 +1,85 @@
+"""Is it exact: do other ways to compute it come to the same?"""
+
+import torch
+
+from litlab.checks.subject import BATCHES, Subject, difference, final, measured
+from litlab.checks.verdict import Verdict, check, failed, passed, skipped
+from litlab.distributed.hardware import is_cpu
+from litlab.runs.run import Run
+
+BY_PROCESSES = 1e-3
+"""How far weights may be, as a share of the largest, if several processes add up the gradients in another order."""
+
+
+def _apart(one: Run, other: Run, tolerance: float = 0.0) -> str | None:
+    if told := difference(final(one), final(other), tolerance):
+        return told
+    return None if tolerance else _metrics_apart(one, other)
+
+
+def _metrics_apart(one: Run, other: Run) -> str | None:
+    values, others = measured(one), measured(other)
+    return next(
+        (f"{name} is {others.get(name)}, not {values[name]}" for name in values if values[name] != others.get(name)),
+        None,
+    )
+
+
+@check("exact", "twice", "does the same come out twice?")
+def twice_the_same(subject: Subject) -> Verdict:
+    """Weights, optimizers and metrics, to the bit."""
+    if told := _apart(subject.whole, subject.train(subject.settings())):
+        advice = "draw from torch's generators, and iterate over no sets; on a GPU, trainer.deterministic=true"
+        return failed(told, advice)
+    return passed("to the bit")
+
+
+@check("exact", "resume", "does a training that was stopped end in the same?")
+def resumes_exactly(subject: Subject) -> Verdict:
+    """In the middle of an epoch, weights, optimizers and metrics, to the bit."""
+    resumed = subject.train(subject.settings(), stopped_at=BATCHES // 2)
+    if told := _apart(subject.whole, resumed):
+        advice = "make a buffer of what a step changes, or save it in on_save_checkpoint; a sampler's state, too"
+        return failed(told, advice)
+    return passed("to the bit")
+
+
+@check("exact", "steps", "do several steps at a time come to the same?")
+def several_steps_at_a_time(subject: Subject) -> Verdict:
+    """trainer.steps_per_execution of 1 and of 50, to the bit."""
+    one, many = (subject.train(subject.settings(steps_per_execution=steps)) for steps in (1, 50))
+    if told := _apart(one, many):
+        return failed(told, "set trainer.steps_per_execution=1")
+    return passed("to the bit")
+
+
+@check("exact", "graph", "does a captured CUDA graph come to the same?")
+def graph_is_right(subject: Subject) -> Verdict:
+    """The lab compares a graph's steps with others as it trains; what it found stands in run.json."""
+    if is_cpu(subject.told.trainer.accelerator) or not torch.cuda.is_available():
+        return skipped("no GPU")
+    run = subject.train(subject.settings(limit_train_batches=1.0, max_epochs=1, max_steps=64))
+    return passed(run.record.cuda_graph or "none")
+
+
+@check("exact", "processes", "do two processes come to what one does?")
+def two_processes(subject: Subject) -> Verdict:
+    """On a CPU; gradients are added up in another order, so weights may differ by BY_PROCESSES."""
+    if not is_cpu(subject.told.trainer.accelerator) and torch.cuda.is_available():
+        return skipped("asked on a CPU alone: trainer=cpu")
+    settings = subject.settings(accelerator="cpu", devices=2)
+    told = difference(final(subject.whole)["state_dict"], final(subject.train(settings))["state_dict"], BY_PROCESSES)
+    if told:
+        return failed(told, "trainer.devices=1; or let no example know of others, as batch normalization does")
+    return passed(f"within {BY_PROCESSES:g} of the largest weights")
+
+
+@check("exact", "loader", "do memory and workers give the same batches?")
+def loaders_agree(subject: Subject) -> Verdict:
+    """Where the data module has both, to the bit."""
+    if "loader" not in subject.told.data:
+        return skipped("the data module has no setting `loader`")
+    one, other = (subject.train(subject.settings(data={"loader": kind})) for kind in ("memory", "workers"))
+    if told := _apart(one, other):
+        return failed(told, "see that a worker gives what memory holds, in the same order")
+    return passed("to the bit")

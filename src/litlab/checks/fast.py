@@ -1,0 +1,260 @@
+"""Is it fast: what a step costs, what of it the lab adds, and what would help."""
+
+import inspect
+import resource
+import sys
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Mapping
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from litlab.checks.subject import Subject
+from litlab.checks.verdict import Verdict, check, noted, passed, skipped
+from litlab.config import schema
+
+STEPS = 40
+"""Steps that are measured, after as many as BEFORE."""
+
+BEFORE = 5
+
+WORTH = 1.05
+"""How much faster a change has to be to be worth a line."""
+
+
+class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Sees where a number is read off the device, for which a GPU has to come to the end of its work.
+
+    Attributes:
+        lines: FILE:LINE of the user's that did so.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.lines: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Do the operation."""
+        if func is torch.ops.aten._local_scalar_dense.default:
+            own = [frame for frame in traceback.extract_stack() if _is_own(frame.filename)]
+            if own:
+                self.lines.add(f"{Path(own[-1].filename).name}:{own[-1].lineno}")
+        return func(*args, **(kwargs or {}))
+
+
+def _is_own(file: str) -> bool:
+    """Whether a file is the user's: neither a library's nor the lab's."""
+    library, lab = Path(torch.__file__).parents[1], Path(__file__).parents[1]
+    return Path(file).is_file() and not any(Path(file).is_relative_to(one) for one in (library, lab, sys.base_prefix))
+
+
+class Bare(Callback):
+    """Does a training's operations in a plain loop before it begins, and measures them.
+
+    Attributes:
+        seconds: of a step, by what they are for.
+        examples: of a batch.
+        waits: where a number is read off the device.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.examples = 0
+        self.waits: set[str] = set()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure."""
+        silent = dict.fromkeys(("log", "log_dict"), lambda *_, **__: None)
+        vars(pl_module).update(silent)
+        try:
+            self._measure(trainer, pl_module)
+        finally:
+            for name in silent:
+                del vars(pl_module)[name]
+
+    def _measure(self, trainer: Trainer, module: LightningModule) -> None:
+        data, (optimizer,) = trainer.datamodule, trainer.optimizers  # type: ignore[attr-defined]
+        spent: dict[str, float] = defaultdict(float)
+        arguments = min(2, len(inspect.signature(module.training_step).parameters))
+        loader = cycle(data.train_dataloader())
+        for number in range(BEFORE + STEPS):
+            if number == BEFORE:
+                spent.clear()
+            clock = Clock(spent, trainer)
+            batch = next(loader)
+            clock.was("data")
+            batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+            clock.was("transfer")
+            with trainer.precision_plugin.forward_context():
+                output = module.training_step(*(batch, number)[:arguments])
+            loss: Any = output["loss"] if isinstance(output, Mapping) else output
+            clock.was("forward")
+            optimizer.zero_grad()
+            loss.backward()
+            clock.was("backward")
+            optimizer.optimizer.step() if hasattr(optimizer, "optimizer") else optimizer.step()
+            clock.was("optimizer")
+        with Waits() as waits, trainer.precision_plugin.forward_context():
+            module.training_step(*(batch, number)[:arguments])
+        self.waits = waits.lines
+        self.examples = len(next(leaf for leaf in tree_flatten(batch)[0] if isinstance(leaf, Tensor)))
+        self.seconds = {part: seconds / STEPS for part, seconds in spent.items()}
+
+
+class Clock:
+    """Tells what the time was spent on; on a GPU, once it has done all."""
+
+    def __init__(self, spent: dict[str, float], trainer: Trainer) -> None:
+        self._spent, self._is_cuda = spent, trainer.strategy.root_device.type == "cuda"
+        self._since = time.perf_counter()
+
+    def was(self, part: str) -> None:
+        """Add the time since the last call to a part's."""
+        if self._is_cuda:
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self._spent[part] += now - self._since
+        self._since = now
+
+
+class Pace(Callback):
+    """Measures the last epoch, in which nothing is done for the first time.
+
+    Attributes:
+        seconds: of a step.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to measure."""
+        self._began, self._step = time.perf_counter(), trainer.global_step
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Come to a figure."""
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.synchronize()
+        steps = trainer.global_step - self._step
+        self.seconds = (time.perf_counter() - self._began) / steps if steps else 0.0
+
+
+def _step_of(subject: Subject, settings: schema.Train) -> float:
+    """Seconds of a training's step."""
+    pace = Pace()
+    subject.train(settings, pace)
+    return pace.seconds
+
+
+def _settings(subject: Subject, **trainer: Any) -> schema.Train:
+    """Of a training that is measured, in the number format that was chosen, with nothing beside it."""
+    told = subject.told.trainer
+    cut = {"precision": told.precision, "max_epochs": 2, "limit_train_batches": STEPS, "limit_val_batches": 0}
+    settings = subject.settings(monitored=False, **cut | trainer)
+    checkpoint = settings.checkpoint.model_copy(update={"every_n_steps": None})
+    return settings.model_copy(update={"checkpoint": checkpoint})
+
+
+def bare_of(subject: Subject) -> Bare:
+    """The plain loop's measures, once for all checks."""
+    if "bare" not in vars(subject):
+        bare = Bare()
+        subject.train(_settings(subject, max_epochs=1, limit_train_batches=1), bare)
+        vars(subject)["bare"] = bare
+    found: Bare = vars(subject)["bare"]
+    return found
+
+
+def _is_measurable(subject: Subject) -> bool:
+    return subject.built().module.automatic_optimization and len(_optimizers(subject)) == 1
+
+
+def _optimizers(subject: Subject) -> list[Any]:
+    class Count(Callback):
+        found: list[Any] = []  # noqa: RUF012
+
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            self.found = list(trainer.optimizers)
+
+    count = Count()
+    subject.train(_settings(subject, max_epochs=1, limit_train_batches=1), count)
+    return count.found
+
+
+@check("fast", "speed", "how fast is it, beside a plain loop of the same module?")
+def speed_of_a_plain_loop(subject: Subject) -> Verdict:
+    """Examples per second, and where a step's time goes."""
+    if not _is_measurable(subject):
+        return skipped("a module with its own or several optimizations has no plain loop")
+    bare, step = bare_of(subject), _step_of(subject, _settings(subject))
+    plain = sum(bare.seconds.values())
+    parts = ", ".join(f"{part} {1e3 * seconds:.3g}" for part, seconds in bare.seconds.items())
+    rate = f"{bare.examples / step:,.0f} examples/s, {plain / step:.2f} of a plain loop"
+    found = f"{rate}; ms a step: {parts}, logging and hooks {1e3 * max(0.0, step - plain):.2g}"
+    if plain / step >= 0.7:
+        return passed(found)
+    return noted(found, "hooks that want each step cost the most; trainer.profiler=simple lists them")
+
+
+@check("fast", "waits", "does a step wait for the device?")
+def steps_do_not_wait(subject: Subject) -> Verdict:
+    """By reading a number off it, as .item() does: a GPU then stands still."""
+    if not _is_measurable(subject):
+        return skipped("a module with its own or several optimizations has no plain loop")
+    if lines := bare_of(subject).waits:
+        advice = "leave out item(), float(), bool() and print of tensors; self.log takes tensors"
+        return noted(f"numbers are read off the device at {', '.join(sorted(lines))}", advice)
+    return passed("no number is read off the device")
+
+
+@check("fast", "memory", "how much memory does it take?")
+def memory_at_its_highest(subject: Subject) -> Verdict:
+    """Of the process, and of the GPU."""
+    subject.whole  # noqa: B018 (a training)
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    gpu = f", {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB on the GPU" if torch.cuda.is_available() else ""
+    return passed(f"{own / 2**30:.2f} GiB{gpu}")
+
+
+@check("fast", "changes-that-help", "what would make it faster?")
+def what_would_help(subject: Subject) -> Verdict:
+    """Each change is tried and measured."""
+    base, size = _step_of(subject, _settings(subject)), subject.told.data.get("batch_size", 1)
+    gains = dict[str, float]()
+    for text, settings in _changes(subject).items():
+        more = settings.data.get("batch_size", 1) / size
+        gains[text] = more * base / _step_of(subject, settings)
+    best = sorted((gain, text) for text, gain in gains.items() if gain >= WORTH)[::-1][:3]
+    tried = ", ".join(gains) or "nothing"
+    if not best:
+        return passed(f"none of {tried}")
+    return noted(f"tried {tried}", "; ".join(f"{text}: {gain:.2f} times as fast" for gain, text in best))
+
+
+def _changes(subject: Subject) -> dict[str, schema.Train]:
+    """What may be faster, as one types it."""
+    told, changes = subject.told, dict[str, schema.Train]()
+    base = _settings(subject)
+
+    def with_data(**data: Any) -> schema.Train:
+        return base.model_copy(update={"data": base.data | data})
+
+    if told.data.get("loader") == "workers":
+        changes["data.loader=memory"] = with_data(loader="memory")
+    if "num_workers" in told.data and told.data.get("loader", "workers") == "workers":
+        changes["data.num_workers=2"] = with_data(num_workers=2)
+    if told.trainer.precision in ("32-true", 32):
+        changes["trainer.precision=bf16-mixed"] = _settings(subject, precision="bf16-mixed")
+    if told.model.get("channels_last") is False:
+        changes["model.channels_last=true"] = base.model_copy(update={"model": base.model | {"channels_last": True}})
+    if isinstance(size := told.data.get("batch_size"), int):
+        changes[f"data.batch_size={2 * size}"] = with_data(batch_size=2 * size)
+    return dict(islice(changes.items(), 6))

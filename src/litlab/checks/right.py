@@ -1,0 +1,216 @@
+"""Is the module right: what a step changes, what a validation measures."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten
+from torch.utils.data import DataLoader, RandomSampler
+
+from litlab.checks.subject import (
+    Subject,
+    Watch,
+    batches,
+    cut_anew,
+    difference,
+    final,
+    inputs_of,
+    labels_of,
+    only_loader,
+)
+from litlab.checks.verdict import Verdict, check, failed, noted, passed, skipped
+from litlab.training.build import Training
+
+OVERFIT_STEPS = 100
+"""Steps on one batch, in which its loss should fall to SHARE of what it was."""
+
+SHARE = 0.7
+
+VALIDATED_TWICE = 3
+"""Batches of a validation that are measured in several ways."""
+
+SAME = 1e-4
+"""How far a metric may be, as a share of it, if the same examples come in other batches: sums round otherwise."""
+
+
+@check("right", "start", "is the loss at the start that of chance?")
+def starts_by_chance(subject: Subject) -> Verdict:
+    """Cross-entropy of a network that knows nothing is the logarithm of the number of classes."""
+    training = subject.built()
+    labels = torch.cat([labels_of(batch) for batch in batches(only_loader(training, "train_dataloader"), 6)])
+    classes = int(labels.max()) + 1
+    if classes < 2 or not subject.watched.losses:
+        return skipped("there is one class, or training_step returns no loss")
+    loss, chance = subject.watched.losses[0], math.log(classes)
+    found = f"{loss:.3g}; {classes} classes by chance: {chance:.3g}"
+    if 0.5 <= loss / chance <= 1.7:
+        return passed(found)
+    advice = "a loss that is summed, scores that are too large at first, or a softmax before the cross-entropy"
+    return noted(found, advice) if not math.isfinite(loss) or loss / chance < 3 else failed(found, advice)
+
+
+@check("right", "gradients", "does every parameter get a gradient?")
+def all_get_gradients(subject: Subject) -> Verdict:
+    """In one of the first steps, one that is finite and not zero."""
+    watch = subject.watched
+    trained = watch.before.keys() - watch.frozen
+    if watch.not_finite:
+        advice = "lower optimizer.lr, or look for a division or a logarithm of zero"
+        return failed(f"not finite: {_some(watch.not_finite)}", advice)
+    if without := trained - watch.with_gradient:
+        advice = "a detach() or .data on the way, a part that forward does not use, or a ReLU that is always zero"
+        return failed(f"none or zero: {_some(without)}", advice)
+    return passed(f"{len(trained)} parameters")
+
+
+@check("right", "changes", "does a step change what it should?")
+def steps_change_weights(subject: Subject) -> Verdict:
+    """Parameters that are trained move, frozen ones do not, and schedules go on at their pace."""
+    watch = subject.watched
+    moved = {name for name, weight in watch.before.items() if not torch.equal(weight, watch.after[name])}
+    if astray := moved & watch.frozen:
+        return failed(f"frozen, and changed: {_some(astray)}", "leave them out of the optimizer")
+    if still := watch.before.keys() - moved - watch.frozen:
+        advice = "give them to the optimizer in configure_optimizers, or freeze them by init.freeze"
+        return failed(f"not changed in {watch.steps} steps: {_some(still)}", advice)
+    for name, (steps, expected) in watch.schedules.items():
+        if steps != expected:
+            advice = "Lightning steps it: leave out scheduler.step(), or set scheduler.interval"
+            return failed(f"{name} was stepped {steps} times, and should have been {expected} times", advice)
+    if watch.frozen and not subject.told.init.freeze:
+        return noted(f"frozen in the module: {_some(watch.frozen)}", "nothing, if that is meant")
+    return passed(f"{len(moved)} parameters in {watch.steps} steps, {len(watch.frozen)} frozen")
+
+
+def _some(names: set[str]) -> str:
+    shown = sorted(names)
+    return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
+
+
+@check("right", "overfit", "can one batch be learned by heart?")
+def overfits_a_batch(subject: Subject) -> Verdict:
+    """The loss of a batch that is trained on again and again falls."""
+    if not subject.built().module.automatic_optimization:
+        return skipped("the module optimizes by itself")
+    watch = Watch()
+    settings = subject.settings(
+        monitored=False, limit_train_batches=1, max_epochs=OVERFIT_STEPS, limit_val_batches=0,
+        data={"shuffle": False} if "shuffle" in subject.told.data else {},
+    )  # fmt: skip
+    settings = settings.model_copy(update={"augment": None})
+    loader = only_loader(subject.built(), "train_dataloader")
+    if isinstance(getattr(loader, "sampler", None), RandomSampler):
+        return skipped("train_dataloader shuffles, so that its first batch is another each time")
+    checkpoint = settings.checkpoint.model_copy(update={"every_n_steps": None})
+    subject.train(settings.model_copy(update={"checkpoint": checkpoint}), watch)
+    if not watch.losses:
+        return skipped("training_step returns no loss")
+    first, last = watch.losses[0], min(watch.losses[-5:])
+    found = f"loss {first:.3g} to {last:.3g} in {len(watch.losses)} steps"
+    if last <= SHARE * first or last < 1e-3:
+        return passed(found)
+    return failed(found, "raise optimizer.lr, or see whether inputs and labels belong together")
+
+
+@check("right", "validation", "does a validation leave the training alone?")
+def validation_changes_nothing(subject: Subject) -> Verdict:
+    """Weights, statistics and random numbers: a training without validation ends in the same."""
+    if not subject.told.trainer.limit_val_batches:
+        return skipped("there is no validation")
+    with_it = subject.settings(monitored=False)
+    without = subject.settings(monitored=False, limit_val_batches=0)
+    states = [final(subject.train(one))["state_dict"] for one in (with_it, without)]
+    if states[0].keys() != states[1].keys():
+        return failed("it changes what a checkpoint holds", "keep in validation_step what is not to be saved elsewhere")
+    other = {name for name in states[0] if difference(states[0][name], states[1][name])}
+    parameters = other & subject.watched.before.keys()
+    if parameters:
+        advice = "validation_step, or a hook of it, changes weights, or leaves others in place"
+        return failed(f"other weights without it: {_some(parameters)}", advice)
+    if other:
+        advice = "something calls train() in a validation; statistics of batch normalization then take it in"
+        return failed(f"other statistics without it: {_some(other)}", advice)
+    return passed("a training without it ends in the same weights, to the bit")
+
+
+@check("right", "metrics", "are the metrics of an epoch those of all its examples at once?")
+def metrics_are_of_all(subject: Subject) -> Verdict:
+    """Twice the same, and the same in batches of other sizes."""
+    training = subject.built()
+    given = batches(only_loader(training, "val_dataloader"), VALIDATED_TWICE)
+    before = torch.get_rng_state()
+    first, again = (validated(training, given) for _ in range(2))
+    drawn = not torch.equal(before, torch.get_rng_state())
+    if not first:
+        return skipped("validation_step logs nothing")
+    if told := _apart(first, again, 0):
+        cause = "validation draws random numbers, as a dropout does that is left on" if drawn else "something is kept"
+        return failed(f"a second time {told}: {cause}", "give dropout self.training; reset metrics after an epoch")
+    count = sum(len(tree_flatten(batch)[0][0]) for batch in given)
+    if count < 4:
+        return skipped("a validation has fewer than four examples")
+    small = max(1, count // 7)
+    anew = validated(training, cut_anew(given, [small, count - small]))
+    if told := _apart(first, anew, SAME):
+        advice = "log means with their batch_size, or torchmetrics objects; in eval() no example knows of others"
+        return failed(f"in batches of other sizes {told}", advice)
+    return passed(", ".join(f"{name} {value:.4g}" for name, value in list(first.items())[:3]))
+
+
+def validated(training: Training, given: Sequence[Any]) -> dict[str, float]:
+    """What a validation on these batches logs."""
+    vars(training.data)["val_dataloader"] = lambda: DataLoader(list(given), batch_size=None)  # type: ignore[arg-type]
+    training.trainer.limit_val_batches = len(given)
+    (logged,) = training.trainer.validate(training.module, datamodule=training.data, verbose=False)
+    return dict(logged)
+
+
+def _apart(one: Mapping[str, float], other: Mapping[str, float], tolerance: float) -> str | None:
+    for name in one.keys() & other.keys():
+        if abs(one[name] - other[name]) > tolerance * max(abs(one[name]), 1e-3):
+            return f"{name} is {other[name]:.6g} instead of {one[name]:.6g}"
+    return None
+
+
+@check("right", "alone", "does the answer to an example depend on the others of its batch?")
+def answers_are_of_one(subject: Subject) -> Verdict:
+    """In eval(), which predictions and exports are made in."""
+    training = subject.built()
+    inputs = _transferred(training, batches(only_loader(training, "train_dataloader"), 1)[0])
+    module = training.module.eval()
+    with torch.no_grad():
+        try:
+            whole, single = module(inputs), module(inputs[:1])
+        except Exception as error:
+            return skipped(f"forward does not take a batch's inputs: {type(error).__name__}")
+    if not (isinstance(whole, Tensor) and isinstance(single, Tensor) and whole.shape[1:] == single.shape[1:]):
+        return skipped("forward does not give an answer for each example")
+    if told := difference(whole[:1], single, tolerance=1e-3):
+        return failed(f"the answer to an example alone is another: {told}", "normalize by running statistics in eval()")
+    return passed(f"{tuple(single.shape)} for one example")
+
+
+def _transferred(training: Training, batch: Any) -> Tensor:
+    """The inputs as training_step gets them."""
+    module = training.module
+    hooked = training.data.on_after_batch_transfer(batch, 0)
+    return inputs_of(hooked).to(module.device)
+
+
+@check("right", "precision", "does bf16 compute what 32 bits do?")
+def bf16_is_close(subject: Subject) -> Verdict:
+    """The first losses, which small numbers of 8 bits change by less than a twentieth."""
+    if subject.told.trainer.precision not in ("auto", "bf16-mixed", "bf16-true", "bf16"):
+        return skipped(f"trainer.precision={subject.told.trainer.precision}")
+    watch = Watch()
+    subject.train(subject.settings(precision="bf16-mixed"), watch)
+    pairs = list(zip(watch.losses, subject.watched.losses, strict=True))
+    if not pairs:
+        return skipped("training_step returns no loss")
+    apart = max(abs(one - other) / max(abs(other), 1e-6) for one, other in pairs)
+    found = f"losses of {len(pairs)} steps by up to {apart:.1%}"
+    if apart <= 0.05:
+        return passed(found)
+    return noted(found, "set trainer.precision=32-true if the difference matters")
