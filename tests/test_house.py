@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "callbacks": {"config", "data", "distributed", "engine", "runs"},
     "views": {"callbacks", "config", "distributed"},
     "training": {"callbacks", "config", "data", "distributed", "engine", "runs"},
-    "checks": {"config", "distributed", "engine", "inference", "runs", "training"},
+    "checks": {"config", "data", "distributed", "engine", "inference", "runs", "training"},
     "inference": {"callbacks", "config", "data", "distributed", "runs", "training", "views"},
     "sweeps": {"callbacks", "comparison", "config", "distributed", "job_log", "runs", "training"},
     "commands": {

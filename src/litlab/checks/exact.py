@@ -2,8 +2,10 @@
 
 import torch
 
-from litlab.checks.subject import BATCHES, Subject, difference, final, measured
+from litlab.checks.subject import BATCHES, Subject, difference, final, measured, only_loader
 from litlab.checks.verdict import Verdict, check, failed, passed, skipped
+from litlab.data.memory import InMemoryLoader
+from litlab.data.workers import WorkersLoader
 from litlab.distributed.hardware import is_cpu
 from litlab.runs.run import Run
 
@@ -67,6 +69,8 @@ def two_processes(subject: Subject) -> Verdict:
     """On a CPU; gradients are added up in another order, so weights may differ by BY_PROCESSES."""
     if not is_cpu(subject.told.trainer.accelerator) and torch.cuda.is_available():
         return skipped("asked on a CPU alone: trainer=cpu")
+    if not isinstance(only_loader(subject.built(), "train_dataloader"), InMemoryLoader | WorkersLoader):
+        return skipped("a plain DataLoader gives each process batches of its own")
     settings = subject.settings(accelerator="cpu", devices=2)
     told = difference(final(subject.whole)["state_dict"], final(subject.train(settings))["state_dict"], BY_PROCESSES)
     if told:

@@ -22,7 +22,9 @@ from litlab.checks.verdict import Verdict, check, noted, passed, skipped
 from litlab.config import schema
 
 STEPS = 40
-"""Steps that are measured, after as many as BEFORE."""
+"""Steps that are measured, after as many as BEFORE; fewer if they take longer than MEASURING_S."""
+
+MEASURING_S = 4
 
 BEFORE = 5
 
@@ -57,7 +59,7 @@ def _is_own(file: str) -> bool:
 
 
 class Bare(Callback):
-    """Does a training's operations in a plain loop before it begins, and measures them.
+    """Does a training's operations in a plain loop before it begins, and measures so many steps.
 
     Attributes:
         seconds: of a step, by what they are for.
@@ -65,7 +67,8 @@ class Bare(Callback):
         waits: where a number is read off the device.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
         self.seconds: dict[str, float] = {}
         self.examples = 0
         self.waits: set[str] = set()
@@ -85,7 +88,7 @@ class Bare(Callback):
         spent: dict[str, float] = defaultdict(float)
         arguments = min(2, len(inspect.signature(module.training_step).parameters))
         loader = cycle(data.train_dataloader())
-        for number in range(BEFORE + STEPS):
+        for number in range(BEFORE + self.steps):
             if number == BEFORE:
                 spent.clear()
             clock = Clock(spent, trainer)
@@ -106,7 +109,7 @@ class Bare(Callback):
             module.training_step(*(batch, number)[:arguments])
         self.waits = waits.lines
         self.examples = len(next(leaf for leaf in tree_flatten(batch)[0] if isinstance(leaf, Tensor)))
-        self.seconds = {part: seconds / STEPS for part, seconds in spent.items()}
+        self.seconds = {part: seconds / self.steps for part, seconds in spent.items()}
 
 
 class Clock:
@@ -157,7 +160,8 @@ def _step_of(subject: Subject, settings: schema.Train) -> float:
 def _settings(subject: Subject, **trainer: Any) -> schema.Train:
     """Of a training that is measured, in the number format that was chosen, with nothing beside it."""
     told = subject.told.trainer
-    cut = {"precision": told.precision, "max_epochs": 2, "limit_train_batches": STEPS, "limit_val_batches": 0}
+    steps = subject.affordable(STEPS, MEASURING_S)
+    cut = {"precision": told.precision, "max_epochs": 2, "limit_train_batches": steps, "limit_val_batches": 0}
     settings = subject.settings(monitored=False, **cut | trainer)
     checkpoint = settings.checkpoint.model_copy(update={"every_n_steps": None})
     return settings.model_copy(update={"checkpoint": checkpoint})
@@ -166,7 +170,7 @@ def _settings(subject: Subject, **trainer: Any) -> schema.Train:
 def bare_of(subject: Subject) -> Bare:
     """The plain loop's measures, once for all checks."""
     if "bare" not in vars(subject):
-        bare = Bare()
+        bare = Bare(subject.affordable(STEPS, MEASURING_S))
         subject.train(_settings(subject, max_epochs=1, limit_train_batches=1), bare)
         vars(subject)["bare"] = bare
     found: Bare = vars(subject)["bare"]
@@ -174,7 +178,8 @@ def bare_of(subject: Subject) -> Bare:
 
 
 def _is_measurable(subject: Subject) -> bool:
-    return subject.built().module.automatic_optimization and len(_optimizers(subject)) == 1
+    optimizers = _optimizers(subject) if subject.built().module.automatic_optimization else []
+    return len(optimizers) == 1 and not isinstance(optimizers[0], torch.optim.LBFGS)
 
 
 def _optimizers(subject: Subject) -> list[Any]:
@@ -224,7 +229,7 @@ def memory_at_its_highest(subject: Subject) -> Verdict:
     return passed(f"{own / 2**30:.2f} GiB{gpu}")
 
 
-@check("fast", "changes-that-help", "what would make it faster?")
+@check("fast", "help", "what would make it faster?")
 def what_would_help(subject: Subject) -> Verdict:
     """Each change is tried and measured."""
     base, size = _step_of(subject, _settings(subject)), subject.told.data.get("batch_size", 1)

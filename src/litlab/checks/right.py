@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils._pytree import tree_flatten
 from torch.utils.data import DataLoader, RandomSampler
 
@@ -16,15 +18,14 @@ from litlab.checks.subject import (
     cut_anew,
     difference,
     final,
-    inputs_of,
     labels_of,
     only_loader,
 )
 from litlab.checks.verdict import Verdict, check, failed, noted, passed, skipped
 from litlab.training.build import Training
 
-OVERFIT_STEPS = 100
-"""Steps on one batch, in which its loss should fall to SHARE of what it was."""
+OVERFIT_STEPS, OVERFIT_S = 300, 20
+"""Steps on one batch, in which its loss should fall to SHARE of what it was; fewer if they take longer."""
 
 SHARE = 0.7
 
@@ -72,13 +73,16 @@ def steps_change_weights(subject: Subject) -> Verdict:
     moved = {name for name, weight in watch.before.items() if not torch.equal(weight, watch.after[name])}
     if astray := moved & watch.frozen:
         return failed(f"frozen, and changed: {_some(astray)}", "leave them out of the optimizer")
-    if still := watch.before.keys() - moved - watch.frozen:
-        advice = "give them to the optimizer in configure_optimizers, or freeze them by init.freeze"
-        return failed(f"not changed in {watch.steps} steps: {_some(still)}", advice)
+    if left_out := watch.before.keys() - watch.optimized - watch.frozen:
+        advice = "give them to it in configure_optimizers, or freeze them by init.freeze"
+        return failed(f"no optimizer has {_some(left_out)}", advice)
     for name, (steps, expected) in watch.schedules.items():
         if steps != expected:
             advice = "Lightning steps it: leave out scheduler.step(), or set scheduler.interval"
             return failed(f"{name} was stepped {steps} times, and should have been {expected} times", advice)
+    if still := watch.before.keys() - moved - watch.frozen:
+        advice = "nothing, if it is a bias before a batch normalization, which takes it away; else raise optimizer.lr"
+        return noted(f"not changed in {watch.steps} steps: {_some(still)}", advice)
     if watch.frozen and not subject.told.init.freeze:
         return noted(f"frozen in the module: {_some(watch.frozen)}", "nothing, if that is meant")
     return passed(f"{len(moved)} parameters in {watch.steps} steps, {len(watch.frozen)} frozen")
@@ -89,14 +93,34 @@ def _some(names: set[str]) -> str:
     return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
 
 
+class UntilLearned(Watch):
+    """Ends the training once the loss has fallen to SHARE of what it was."""
+
+    def latest(self) -> float:
+        """The mean of the last losses, some of which may be low by chance."""
+        return fmean(self.losses[-10:])
+
+    def has_learned(self) -> bool:
+        """Whether the loss has fallen that far."""
+        return self.latest() <= max(SHARE * self.losses[0], 1e-3)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the loss, and stop if it is low."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        trainer.should_stop |= len(self.losses) >= 10 and self.has_learned()
+
+
 @check("right", "overfit", "can one batch be learned by heart?")
 def overfits_a_batch(subject: Subject) -> Verdict:
     """The loss of a batch that is trained on again and again falls."""
     if not subject.built().module.automatic_optimization:
         return skipped("the module optimizes by itself")
-    watch = Watch()
+    watch = UntilLearned()
     settings = subject.settings(
-        monitored=False, limit_train_batches=1, max_epochs=OVERFIT_STEPS, limit_val_batches=0,
+        monitored=False, limit_train_batches=1, limit_val_batches=0,
+        max_epochs=subject.affordable(OVERFIT_STEPS, OVERFIT_S),
         data={"shuffle": False} if "shuffle" in subject.told.data else {},
     )  # fmt: skip
     settings = settings.model_copy(update={"augment": None})
@@ -107,38 +131,37 @@ def overfits_a_batch(subject: Subject) -> Verdict:
     subject.train(settings.model_copy(update={"checkpoint": checkpoint}), watch)
     if not watch.losses:
         return skipped("training_step returns no loss")
-    first, last = watch.losses[0], min(watch.losses[-5:])
-    found = f"loss {first:.3g} to {last:.3g} in {len(watch.losses)} steps"
-    if last <= SHARE * first or last < 1e-3:
+    found = f"loss {watch.losses[0]:.3g} to {watch.latest():.3g} in {len(watch.losses)} steps"
+    if watch.has_learned():
         return passed(found)
     return failed(found, "raise optimizer.lr, or see whether inputs and labels belong together")
 
 
 @check("right", "validation", "does a validation leave the training alone?")
 def validation_changes_nothing(subject: Subject) -> Verdict:
-    """Weights, statistics and random numbers: a training without validation ends in the same."""
+    """Weights, statistics and random numbers: after longer validations a training ends in the same."""
     if not subject.told.trainer.limit_val_batches:
         return skipped("there is no validation")
-    with_it = subject.settings(monitored=False)
-    without = subject.settings(monitored=False, limit_val_batches=0)
-    states = [final(subject.train(one))["state_dict"] for one in (with_it, without)]
-    if states[0].keys() != states[1].keys():
+    lengths = (subject.settings(monitored=False, limit_val_batches=length) for length in (1, 3))
+    short, long = (final(subject.train(one))["state_dict"] for one in lengths)
+    if short.keys() != long.keys():
         return failed("it changes what a checkpoint holds", "keep in validation_step what is not to be saved elsewhere")
-    other = {name for name in states[0] if difference(states[0][name], states[1][name])}
-    parameters = other & subject.watched.before.keys()
-    if parameters:
-        advice = "validation_step, or a hook of it, changes weights, or leaves others in place"
-        return failed(f"other weights without it: {_some(parameters)}", advice)
+    other = {name for name in short if difference(short[name], long[name])}
+    if weights := other & subject.watched.before.keys():
+        advice = "a validation changes weights, leaves others in place, or draws random numbers: see its hooks"
+        return failed(f"longer validations lead to other weights: {_some(weights)}", advice)
     if other:
         advice = "something calls train() in a validation; statistics of batch normalization then take it in"
-        return failed(f"other statistics without it: {_some(other)}", advice)
-    return passed("a training without it ends in the same weights, to the bit")
+        return failed(f"longer validations lead to other statistics: {_some(other)}", advice)
+    return passed("longer validations lead to the same weights, to the bit")
 
 
 @check("right", "metrics", "are the metrics of an epoch those of all its examples at once?")
 def metrics_are_of_all(subject: Subject) -> Verdict:
     """Twice the same, and the same in batches of other sizes."""
     training = subject.built()
+    if not is_overridden("validation_step", training.module):
+        return skipped("there is no validation_step")
     given = batches(only_loader(training, "val_dataloader"), VALIDATED_TWICE)
     before = torch.get_rng_state()
     first, again = (validated(training, given) for _ in range(2))
@@ -172,31 +195,6 @@ def _apart(one: Mapping[str, float], other: Mapping[str, float], tolerance: floa
         if abs(one[name] - other[name]) > tolerance * max(abs(one[name]), 1e-3):
             return f"{name} is {other[name]:.6g} instead of {one[name]:.6g}"
     return None
-
-
-@check("right", "alone", "does the answer to an example depend on the others of its batch?")
-def answers_are_of_one(subject: Subject) -> Verdict:
-    """In eval(), which predictions and exports are made in."""
-    training = subject.built()
-    inputs = _transferred(training, batches(only_loader(training, "train_dataloader"), 1)[0])
-    module = training.module.eval()
-    with torch.no_grad():
-        try:
-            whole, single = module(inputs), module(inputs[:1])
-        except Exception as error:
-            return skipped(f"forward does not take a batch's inputs: {type(error).__name__}")
-    if not (isinstance(whole, Tensor) and isinstance(single, Tensor) and whole.shape[1:] == single.shape[1:]):
-        return skipped("forward does not give an answer for each example")
-    if told := difference(whole[:1], single, tolerance=1e-3):
-        return failed(f"the answer to an example alone is another: {told}", "normalize by running statistics in eval()")
-    return passed(f"{tuple(single.shape)} for one example")
-
-
-def _transferred(training: Training, batch: Any) -> Tensor:
-    """The inputs as training_step gets them."""
-    module = training.module
-    hooked = training.data.on_after_batch_transfer(batch, 0)
-    return inputs_of(hooked).to(module.device)
 
 
 @check("right", "precision", "does bf16 compute what 32 bits do?")

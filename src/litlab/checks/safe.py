@@ -2,14 +2,18 @@
 
 import contextlib
 import io
+from typing import Any
 
 import torch
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
 
-from litlab.checks.subject import Subject
+from litlab.checks.subject import Subject, batches, difference, inputs_of, only_loader
 from litlab.checks.verdict import Verdict, check, failed, passed, skipped
 from litlab.errors import UserError, VerificationError
 from litlab.inference.export import export
 from litlab.messages import first_lines
+from litlab.training.build import Training
 
 
 @check("safe", "checkpoint", "does a checkpoint hold data alone?")
@@ -24,10 +28,37 @@ def checkpoint_is_data(subject: Subject) -> Verdict:
     return passed(f"{file.stat().st_size / 2**20:.1f} MiB, read with weights_only=True")
 
 
+@check("safe", "predict", "is the answer to an example the same alone as in a batch?")
+def answers_are_of_one(subject: Subject) -> Verdict:
+    """In eval(), which predictions and exports are made in."""
+    training = subject.built()
+    inputs = _transferred(training, batches(only_loader(training, "train_dataloader"), 1)[0])
+    module = training.module.eval()
+    with torch.no_grad():
+        try:
+            whole, single = module(inputs), module(inputs[:1])
+        except Exception as error:
+            return skipped(f"forward does not take a batch's inputs: {type(error).__name__}")
+    if not (isinstance(whole, Tensor) and isinstance(single, Tensor) and whole.shape[1:] == single.shape[1:]):
+        return skipped("forward does not give an answer for each example")
+    if told := difference(whole[:1], single, tolerance=1e-3):
+        return failed(f"the answer to an example alone is another: {told}", "normalize by running statistics in eval()")
+    return passed(f"{tuple(single.shape)} for one example")
+
+
+def _transferred(training: Training, batch: Any) -> Tensor:
+    """The inputs as training_step gets them."""
+    module = training.module
+    hooked = training.data.on_after_batch_transfer(batch, 0)
+    return inputs_of(hooked).to(module.device)
+
+
 @check("safe", "export", "does an exported model answer the same?")
 def export_answers_the_same(subject: Subject) -> Verdict:
     """By torch.export, on the test examples."""
     run = subject.whole
+    if not is_overridden("test_dataloader", subject.built().data):
+        return skipped("there is no test_dataloader")
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             file = run.folder / "model.pt2"

@@ -1,5 +1,7 @@
 """What is checked: a config, cut down to a few batches of its data."""
 
+import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import count, islice
@@ -8,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -35,6 +38,9 @@ class Watch(Callback):
         with_gradient: names of parameters that had a gradient that is not zero.
         not_finite: names of those that had one that is not finite.
         steps: optimizer steps done.
+        seconds: of the fastest batch.
+        frozen: names of those that are not trained.
+        optimized: names of those that an optimizer has.
         schedules: how often each learning-rate schedule was stepped, and how often it should have been.
     """
 
@@ -45,13 +51,21 @@ class Watch(Callback):
         self.with_gradient: set[str] = set()
         self.not_finite: set[str] = set()
         self.frozen: set[str] = set()
+        self.optimized: set[str] = set()
         self.steps = 0
+        self.seconds, self._last = math.inf, math.nan
         self.schedules: dict[str, tuple[int, int]] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights."""
         self.before = _copied(pl_module)
-        self.frozen = {name for name, one in pl_module.named_parameters() if not one.requires_grad}
+        groups = (group for optimizer in trainer.optimizers for group in optimizer.param_groups)
+        optimized = {id(parameter) for group in groups for parameter in group["params"]}
+        for name, parameter in pl_module.named_parameters():
+            if not parameter.requires_grad:
+                self.frozen.add(name)
+            if id(parameter) in optimized:
+                self.optimized.add(name)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the gradients."""
@@ -66,6 +80,8 @@ class Watch(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the loss."""
+        now = time.perf_counter()
+        self.seconds, self._last = min(self.seconds, now - self._last), now  # of the first there is no number
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor):
             self.losses.append(float(loss.detach()))
@@ -155,6 +171,10 @@ class Subject:
         self.train(self.settings(), watch)
         return watch
 
+    def affordable(self, most: int, seconds: float) -> int:
+        """How many steps fit into so many seconds, ten at least."""
+        return int(min(most, max(10, seconds / self.watched.seconds)))
+
     @cached_property
     def whole(self) -> Run:
         """A training that was left alone."""
@@ -222,7 +242,7 @@ def only_loader(training: Training, name: str) -> Any:
         NotCheckable: there is none, or there are several.
     """
     training.data.trainer = training.trainer
-    loader = getattr(training.data, name)() if hasattr(training.data, name) else []
+    loader = getattr(training.data, name)() if is_overridden(name, training.data) else []
     if isinstance(loader, Sequence | Mapping) and not len(loader):
         raise NotCheckable(f"there is no {name}")
     if isinstance(loader, Sequence) and len(loader) == 1:

@@ -1,0 +1,122 @@
+"""Each planted fault is found and named, and sound modules pass."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import settings
+
+from litlab.checks.run import chosen, findings
+from litlab.errors import UserError
+
+sys.path.append(str(Path(__file__).parents[1] / "training"))  # other people's modules
+
+MODULES = {
+    "TrainsInValidation": (
+        "validation",
+        "failed",
+        "longer validations lead to other statistics: net.1.num_batches_tracked",
+    ),
+    "ShrinksInValidation": ("validation", "failed", "longer validations lead to other weights: net.0.weight"),
+    "DrawsInValidation": ("validation", "failed", "longer validations lead to other weights: "),
+    "AveragesAverages": ("metrics", "failed", "in batches of other sizes val_acc is "),
+    "WeighsBatchesAlike": ("metrics", "failed", "in batches of other sizes val_loss is "),
+    "NeverResets": ("metrics", "failed", "a second time val_acc is "),
+    "DropoutLeftOn": ("metrics", "failed", "validation draws random numbers, as a dropout does that is left on"),
+    "KnowsItsBatch": ("predict", "failed", "the answer to an example alone is another"),
+    "ReadsANumber": ("waits", "noted", "numbers are read off the device at planted.py:"),
+    "Detaches": ("gradients", "failed", "none or zero: net.0.bias, net.0.weight"),
+    "ForgetsALayer": ("changes", "failed", "no optimizer has net.0.bias, net.0.weight, net.1.bias and 1 more"),
+    "FreezesALayer": ("changes", "noted", "frozen in the module: net.0.bias, net.0.weight"),
+    "MovesAFrozenOne": ("changes", "failed", "frozen, and changed: net.0.weight"),
+    "StepsTwice": ("changes", "failed", "StepLR was stepped 24 times, and should have been 12 times"),
+    "SumsTheLoss": ("start", "failed", "; 4 classes by chance: 1.39"),
+    "NeverLearns": ("overfit", "failed", "loss "),
+    "Forgets": ("resume", "failed", "tensors and values differ, by up to"),
+    "GoesByTheClock": ("twice", "failed", "tensors and values differ, by up to"),
+    "Raises": ("gradients", "failed", "AttributeError: 'Raises' object has no attribute 'nett'"),
+}
+DATA = {
+    "ShuffledValidation": ("order", "failed", "the validation's batches are others each time"),
+    "Leaks": ("leak", "failed", "10 of train are in val, by their hash"),
+    "NotNumbers": ("batch", "failed", "a batch holds NaN or infinite numbers"),
+    "AllTheSame": ("batch", "failed", "all numbers of a batch's inputs are the same"),
+    "DrawsFromNumPy": ("order", "failed", "reading an example draws from np.random"),
+    "DrawsFromPython": ("order", "failed", "reading an example draws from random"),
+    "OneOrder": ("order", "noted", "each epoch has the same examples in the same order"),
+}
+
+
+def of(module, data="planted.Points", monitor="val_loss"):
+    """The settings of a training with this module and these data."""
+    return settings(
+        "trainer=cpu", "~data", f"++data._target_={data}", "~model", f"++model._target_={module}", "optimizer=none",
+        f"checkpoint.monitor={monitor or 'null'}", f"checkpoint.mode={'min' if monitor else 'null'}",
+    )  # fmt: skip
+
+
+def found(config, *only):
+    return [(one.check.name, one.verdict) for one in findings(config, chosen(only))]
+
+
+def shown(verdicts):
+    return {name: f"{one.status}: {one.found} → {one.advice}" for name, one in verdicts}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_fault_of_a_module_is_found_and_named(name):
+    check, status, text = MODULES[name]
+    ((_, verdict),) = found(of(f"planted.{name}", monitor=None), check)
+    assert (verdict.status, text in verdict.found) == (status, True), verdict
+    assert verdict.advice
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_a_fault_of_the_data_is_found_and_named(name):
+    check, status, text = DATA[name]
+    ((_, verdict),) = found(of("planted.Sound", f"planted.{name}"), check)
+    assert (verdict.status, text in verdict.found) == (status, True), verdict
+    assert verdict.advice
+
+
+SOUND = {
+    "planted.Sound": ("planted.Points", "val_loss"),
+    "other_modules.Basic": ("other_modules.Shuffled", "val_loss"),
+    "other_modules.GAN": ("other_modules.Points", "val_loss"),
+    "other_modules.WithLBFGS": ("other_modules.Points", "val_loss"),
+    "other_modules.OwnSchedule": ("other_modules.Points", "val_loss"),
+    "other_modules.ByNames": ("other_modules.Named", "val_loss"),
+    "other_modules.Untested": ("other_modules.Points", None),
+    "other_modules.ManyLoaders": ("other_modules.Several", "val_loss/dataloader_idx_0"),
+    "other_modules.Normalized": ("other_modules.Points", "val_loss"),
+    "other_modules.Shared": ("other_modules.Points", "val_loss"),
+    "other_modules.FrozenBackbone": ("other_modules.Points", "val_loss"),
+    "other_modules.Measured": ("other_modules.Points", "val/acc"),
+    "other_modules.Hooked": ("other_modules.Points", "val_loss"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", SOUND)
+def test_a_sound_module_gives_no_false_alarm(module):
+    verdicts = found(of(module, *SOUND[module]), "right", "exact", "safe", "speed", "waits")
+    assert not [told for told in shown(verdicts).items() if told[1].startswith("failed")], shown(verdicts)
+    assert sum(verdict.status == "passed" for _, verdict in verdicts) >= 8, shown(verdicts)
+
+
+def test_what_there_is_not_cannot_be_chosen():
+    assert [one.name for one in chosen(["safe"])] == ["checkpoint", "predict", "export"]
+    with pytest.raises(UserError, match="^only=reume: no such check; there is right, exact, fast, safe, "):
+        chosen(["reume"])
+
+
+def test_the_command_prints_a_table_or_json_and_its_exit_code_tells(command, mnist_dir):
+    done = command("check", "only=batch,resume", "format=json", "trainer=cpu")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [(one["check"], one["verdict"]) for one in json.loads(done.stdout)] == [
+        ("batch", "passed"), ("resume", "passed"),
+    ]  # fmt: skip
+    done = command("check", "only=overfit", "trainer=cpu", "optimizer.lr=1e-9")
+    assert done.returncode == 1
+    assert "raise optimizer.lr" in done.stdout
