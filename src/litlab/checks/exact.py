@@ -13,18 +13,13 @@ BY_PROCESSES = 1e-3
 """How far weights may be, as a share of the largest, if several processes add up the gradients in another order."""
 
 
-def _apart(one: Run, other: Run, tolerance: float = 0.0) -> str | None:
-    if told := difference(final(one), final(other), tolerance):
-        return told
-    return None if tolerance else _metrics_apart(one, other)
-
-
-def _metrics_apart(one: Run, other: Run) -> str | None:
+def _apart(one: Run, other: Run) -> str | None:
+    """How two trainings have ended otherwise; None if they have not."""
     values, others = measured(one), measured(other)
-    return next(
-        (f"{name} is {others.get(name)}, not {values[name]}" for name in values if values[name] != others.get(name)),
-        None,
+    metrics = (
+        f"{name} is {others.get(name)}, not {value}" for name, value in values.items() if value != others.get(name)
     )
+    return difference(final(one), final(other)) or next(metrics, None)
 
 
 @check("exact", "twice", "does the same come out twice?")

@@ -7,6 +7,7 @@ import time
 import traceback
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import lru_cache
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from litlab.checks.subject import Subject
-from litlab.checks.verdict import Verdict, check, noted, passed, skipped
+from litlab.checks.verdict import NotCheckable, Verdict, check, noted, passed
 from litlab.config import schema
 
 STEPS = 40
@@ -162,44 +163,27 @@ def _settings(subject: Subject, **trainer: Any) -> schema.Train:
     told = subject.told.trainer
     steps = subject.affordable(STEPS, MEASURING_S)
     cut = {"precision": told.precision, "max_epochs": 2, "limit_train_batches": steps, "limit_val_batches": 0}
-    settings = subject.settings(monitored=False, **cut | trainer)
-    checkpoint = settings.checkpoint.model_copy(update={"every_n_steps": None})
-    return settings.model_copy(update={"checkpoint": checkpoint})
+    return subject.settings(monitored=False, **cut | trainer)
 
 
-def bare_of(subject: Subject) -> Bare:
-    """The plain loop's measures, once for all checks."""
-    if "bare" not in vars(subject):
-        bare = Bare(subject.affordable(STEPS, MEASURING_S))
-        subject.train(_settings(subject, max_epochs=1, limit_train_batches=1), bare)
-        vars(subject)["bare"] = bare
-    found: Bare = vars(subject)["bare"]
-    return found
+@lru_cache(maxsize=1)
+def _bare(subject: Subject) -> Bare:
+    """The plain loop's measures, once for all checks.
 
-
-def _is_measurable(subject: Subject) -> bool:
-    optimizers = _optimizers(subject) if subject.built().module.automatic_optimization else []
-    return len(optimizers) == 1 and not isinstance(optimizers[0], torch.optim.LBFGS)
-
-
-def _optimizers(subject: Subject) -> list[Any]:
-    class Count(Callback):
-        found: list[Any] = []  # noqa: RUF012
-
-        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-            self.found = list(trainer.optimizers)
-
-    count = Count()
-    subject.train(_settings(subject, max_epochs=1, limit_train_batches=1), count)
-    return count.found
+    Raises:
+        NotCheckable: the module has no plain loop.
+    """
+    if subject.watched.optimizers in ([], [torch.optim.LBFGS]) or len(subject.watched.optimizers) > 1:
+        raise NotCheckable("a module with its own or several optimizations, or LBFGS, has no plain loop")
+    bare = Bare(subject.affordable(STEPS, MEASURING_S))
+    subject.train(_settings(subject, max_epochs=1, limit_train_batches=1), bare)
+    return bare
 
 
 @check("fast", "speed", "how fast is it, beside a plain loop of the same module?")
 def speed_of_a_plain_loop(subject: Subject) -> Verdict:
     """Examples per second, and where a step's time goes."""
-    if not _is_measurable(subject):
-        return skipped("a module with its own or several optimizations has no plain loop")
-    bare, step = bare_of(subject), _step_of(subject, _settings(subject))
+    bare, step = _bare(subject), _step_of(subject, _settings(subject))
     plain = sum(bare.seconds.values())
     parts = ", ".join(f"{part} {1e3 * seconds:.3g}" for part, seconds in bare.seconds.items())
     rate = f"{bare.examples / step:,.0f} examples/s, {plain / step:.2f} of a plain loop"
@@ -212,9 +196,7 @@ def speed_of_a_plain_loop(subject: Subject) -> Verdict:
 @check("fast", "waits", "does a step wait for the device?")
 def steps_do_not_wait(subject: Subject) -> Verdict:
     """By reading a number off it, as .item() does: a GPU then stands still."""
-    if not _is_measurable(subject):
-        return skipped("a module with its own or several optimizations has no plain loop")
-    if lines := bare_of(subject).waits:
+    if lines := _bare(subject).waits:
         advice = "leave out item(), float(), bool() and print of tensors; self.log takes tensors"
         return noted(f"numbers are read off the device at {', '.join(sorted(lines))}", advice)
     return passed("no number is read off the device")

@@ -127,8 +127,7 @@ def overfits_a_batch(subject: Subject) -> Verdict:
     loader = only_loader(subject.built(), "train_dataloader")
     if isinstance(getattr(loader, "sampler", None), RandomSampler):
         return skipped("train_dataloader shuffles, so that its first batch is another each time")
-    checkpoint = settings.checkpoint.model_copy(update={"every_n_steps": None})
-    subject.train(settings.model_copy(update={"checkpoint": checkpoint}), watch)
+    subject.train(settings, watch)
     if not watch.losses:
         return skipped("training_step returns no loss")
     found = f"loss {watch.losses[0]:.3g} to {watch.latest():.3g} in {len(watch.losses)} steps"

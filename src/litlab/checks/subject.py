@@ -40,6 +40,7 @@ class Watch(Callback):
         steps: optimizer steps done.
         seconds: of the fastest batch.
         frozen: names of those that are not trained.
+        optimizers: their classes; none where the module optimizes by itself.
         optimized: names of those that an optimizer has.
         schedules: how often each learning-rate schedule was stepped, and how often it should have been.
     """
@@ -51,6 +52,7 @@ class Watch(Callback):
         self.with_gradient: set[str] = set()
         self.not_finite: set[str] = set()
         self.frozen: set[str] = set()
+        self.optimizers: list[type] = []
         self.optimized: set[str] = set()
         self.steps = 0
         self.seconds, self._last = math.inf, math.nan
@@ -59,6 +61,7 @@ class Watch(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights."""
         self.before = _copied(pl_module)
+        self.optimizers = [type(one) for one in trainer.optimizers] if pl_module.automatic_optimization else []
         groups = (group for optimizer in trainer.optimizers for group in optimizer.param_groups)
         optimized = {id(parameter) for group in groups for parameter in group["params"]}
         for name, parameter in pl_module.named_parameters():
@@ -134,7 +137,7 @@ class Subject:
         }  # fmt: skip
         changed = self.told.trainer.model_copy(update=cut | trainer)
         changed.__pydantic_extra__ = self.told.trainer.others | {"enable_progress_bar": False}
-        checkpoint: dict[str, Any] = {"every_n_steps": 1, "every_minutes": None}
+        checkpoint: dict[str, Any] = {"every_n_steps": None, "every_minutes": None}
         if not monitored:
             checkpoint |= {"monitor": None, "mode": None}
         return self.told.model_copy(
@@ -147,13 +150,15 @@ class Subject:
     def train(self, settings: schema.Train, *callbacks: Callback, stopped_at: int | None = None) -> Run:
         """Train; if it is stopped before that batch of the second epoch, go on in another Trainer."""
         folder = self._new_folder()
-        if stopped_at is not None:
-            try:
-                train(settings, Run.create(folder, settings.seed), callbacks=[*callbacks, StopAt(stopped_at)])
-            except Pruned:
-                return train(settings, Run.reopen(folder), callbacks=callbacks)
-            raise NotCheckable("an epoch has too few batches to be stopped in")
-        return train(settings, Run.create(folder, settings.seed), callbacks=callbacks)
+        if stopped_at is None:
+            return train(settings, Run.create(folder, settings.seed), callbacks=callbacks)
+        saving = settings.checkpoint.model_copy(update={"every_n_steps": 1})
+        settings = settings.model_copy(update={"checkpoint": saving})
+        try:
+            train(settings, Run.create(folder, settings.seed), callbacks=[*callbacks, StopAt(stopped_at)])
+        except Pruned:
+            return train(settings, Run.reopen(folder), callbacks=callbacks)
+        raise NotCheckable("an epoch has too few batches to be stopped in")
 
     def built(self, **trainer: Any) -> Training:
         """The data, the module with its first weights, and a Trainer, whose data are set up."""

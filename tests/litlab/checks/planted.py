@@ -125,6 +125,11 @@ class Detaches(Sound):
         return self.net[1:](self.net[0](x).detach())
 
 
+class DetachesTheLoss(Sound):
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx).detach()
+
+
 class ForgetsALayer(Sound):
     def configure_optimizers(self):
         return torch.optim.SGD(self.net[3].parameters(), lr=0.1)

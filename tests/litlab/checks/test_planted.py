@@ -27,6 +27,7 @@ MODULES = {
     "KnowsItsBatch": ("predict", "failed", "the answer to an example alone is another"),
     "ReadsANumber": ("waits", "noted", "numbers are read off the device at planted.py:"),
     "Detaches": ("gradients", "failed", "none or zero: net.0.bias, net.0.weight"),
+    "DetachesTheLoss": ("gradients", "failed", "element 0 of tensors does not require grad"),
     "ForgetsALayer": ("changes", "failed", "no optimizer has net.0.bias, net.0.weight, net.1.bias and 1 more"),
     "FreezesALayer": ("changes", "noted", "frozen in the module: net.0.bias, net.0.weight"),
     "MovesAFrozenOne": ("changes", "failed", "frozen, and changed: net.0.weight"),
