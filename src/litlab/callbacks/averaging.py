@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from torch import Tensor
 
 from litlab.engine.hooks import implementation
@@ -31,6 +32,14 @@ def replacing_classes(trainer: Trainer) -> list[str]:
     """Names of the classes that may have replaced the weights when the training ended."""
     hooks = _hooks(trainer, "on_train_end")
     return [name for name, home in hooks if home.startswith(AVERAGING) or not home.startswith(FRAMEWORKS)]
+
+
+def resume_averaging(trainer: Trainer) -> None:
+    """Let StochasticWeightAveraging go on in the middle of an epoch, at whose start alone it makes its schedule."""
+    if trainer.fit_loop.restarted_mid_epoch:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, StochasticWeightAveraging):
+                callback.on_train_epoch_start(trainer, trainer.lightning_module)
 
 
 def copied(module: LightningModule) -> Weights:

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
-from litlab.callbacks.averaging import Weights, copied, exchanges_weights, has_parameters, replacing_classes
+from litlab.callbacks import averaging
 from litlab.config import schema
 from litlab.distributed.group import broadcast_from_rank_zero, current_rank, is_rank_zero, share_signals
 from litlab.distributed.signals import stop
@@ -76,20 +76,19 @@ class Checkpoints(Checkpoint):
         self.optimizer = config.optimizer or {}
         self.schedule = {"": config.scheduler, **config.trainer.model_dump(include={"max_epochs", "max_steps"})}
         self.metrics = metrics
-        self.monitor = self.settings.monitor
+        self.monitor = run.record.metrics.monitor = self.settings.monitor
         self.saves = config.trainer.others.get("enable_checkpointing") is not False
         self.begun = False
         self.best: float | None = None
         self.saved_step, self._saved_at = 0, time.monotonic()
         self._positions: dict[str, dict[str, int]] = {}
         self._newest: dict[str, float] = {}
-        self._validated: Weights | None = None  # those of the module, if None
+        self._validated: averaging.Weights | None = None  # those of the module, if None
         self._validated_step: int | None = None
         self._has_ended = self._has_replaced = self._exchanges = False
         self._saving: CheckpointName = "last"
         self._steps_of_schedules: list[int] = []
         self._saved: dict[str, Any] | None = None
-        run.record.metrics.monitor = self.monitor
 
     @staticmethod
     def of(trainer: Trainer) -> "Checkpoints":
@@ -151,6 +150,7 @@ class Checkpoints(Checkpoint):
         self._saved = None
         if self._steps_of_schedules:
             rebuild_schedules(trainer, self._steps_of_schedules)
+        averaging.resume_averaging(trainer)
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self._newest.items()})
         self.saved_step, self._saved_at = trainer.global_step, time.monotonic()
         self.begun = stop.deferred = True
@@ -179,17 +179,19 @@ class Checkpoints(Checkpoint):
         self._has_ended = True
         if self._validated_step != trainer.global_step:
             self._validate(trainer)
-        self._exchanges = self._validated is not None and not has_parameters(trainer.lightning_module, self._validated)
+        self._exchanges = self._validated is not None and not averaging.has_parameters(
+            trainer.lightning_module, self._validated
+        )
 
     def after_end(self, trainer: Trainer) -> None:
         """Validate and keep the weights that the training results in, if a callback has replaced the trained ones."""
         module = trainer.lightning_module
         saved, averages = broadcast_from_rank_zero(lambda: self._compare(module))
         if not saved:
-            names = ", ".join(replacing_classes(trainer))
+            names = ", ".join(averaging.replacing_classes(trainer))
             log.info("%s replaced the trained weights: the new ones are validated, kept and tested", names)
             self._has_replaced = not (self._exchanges or averages)
-            weights = copied(module)
+            weights = averaging.copied(module)
             self._validate(trainer)
             if is_rank_zero():
                 AtomicCheckpointIO(self.run.folder).replace_weights(self._file("last"), weights)
@@ -201,7 +203,7 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """Note the weights that are validated; stop, if the state before is saved: it will be done again."""
         if batch_idx == dataloader_idx == 0:
-            self._validated = copied(pl_module) if exchanges_weights(trainer) else None
+            self._validated = averaging.copied(pl_module) if averaging.exchanges_weights(trainer) else None
         if self.saved_step == trainer.global_step:
             if batch_idx + 1 < trainer.num_val_batches[dataloader_idx]:  # not every process has the last one
                 share_signals()
@@ -257,7 +259,7 @@ class Checkpoints(Checkpoint):
         if not self._file("last").exists():  # whatever has ended the first epoch has left out its end
             return True, False
         saved = read(self._file("last"))
-        return has_parameters(module, saved["state_dict"]), "current_model_state" in saved
+        return averaging.has_parameters(module, saved["state_dict"]), "current_model_state" in saved
 
     def _file(self, name: CheckpointName) -> Path:
         return self.run.folder / "checkpoints" / f"{name}.ckpt"

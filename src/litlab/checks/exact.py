@@ -66,6 +66,8 @@ def two_processes(subject: Subject) -> Verdict:
         return skipped("asked on a CPU alone: trainer=cpu")
     if not isinstance(only_loader(subject.built(), "train_dataloader"), InMemoryLoader | WorkersLoader):
         return skipped("a plain DataLoader gives each process batches of its own")
+    if subject.watched.draws:
+        return skipped("a step draws random numbers, and each process others")
     settings = subject.settings(accelerator="cpu", devices=2)
     told = difference(final(subject.whole)["state_dict"], final(subject.train(settings))["state_dict"], BY_PROCESSES)
     if told:

@@ -133,7 +133,7 @@ class Pace(Callback):
     """Measures the last epoch, in which nothing is done for the first time.
 
     Attributes:
-        seconds: of a step.
+        seconds: of a batch.
     """
 
     def __init__(self) -> None:
@@ -141,14 +141,13 @@ class Pace(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to measure."""
-        self._began, self._step = time.perf_counter(), trainer.global_step
+        self._began = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Come to a figure."""
         if trainer.strategy.root_device.type == "cuda":
             torch.cuda.synchronize()
-        steps = trainer.global_step - self._step
-        self.seconds = (time.perf_counter() - self._began) / steps if steps else 0.0
+        self.seconds = (time.perf_counter() - self._began) / float(trainer.num_training_batches)
 
 
 def _step_of(subject: Subject, settings: schema.Train) -> float:

@@ -12,6 +12,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.swa_utils import SWALR
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from litlab.checks.verdict import NotCheckable
@@ -39,6 +41,7 @@ class Watch(Callback):
         not_finite: names of those that had one that is not finite.
         steps: optimizer steps done.
         seconds: of the fastest batch.
+        draws: whether a step draws random numbers.
         frozen: names of those that are not trained.
         optimizers: their classes; none where the module optimizes by itself.
         optimized: names of those that an optimizer has.
@@ -51,6 +54,7 @@ class Watch(Callback):
         self.after: dict[str, Tensor] = {}
         self.with_gradient: set[str] = set()
         self.not_finite: set[str] = set()
+        self.draws = False
         self.frozen: set[str] = set()
         self.optimizers: list[type] = []
         self.optimized: set[str] = set()
@@ -70,6 +74,10 @@ class Watch(Callback):
             if id(parameter) in optimized:
                 self.optimized.add(name)
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Keep the generator's state."""
+        self._drawn = torch.get_rng_state()
+
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the gradients."""
         for name, parameter in pl_module.named_parameters():
@@ -83,6 +91,7 @@ class Watch(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the loss."""
+        self.draws |= not torch.equal(self._drawn, torch.get_rng_state())
         now = time.perf_counter()
         self.seconds, self._last = min(self.seconds, now - self._last), now  # of the first there is no number
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
@@ -94,7 +103,7 @@ class Watch(Callback):
         self.after, self.steps = _copied(pl_module), trainer.global_step
         for config in trainer.lr_scheduler_configs if pl_module.automatic_optimization else ():
             schedule = config.scheduler
-            if not isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            if not isinstance(schedule, ReduceLROnPlateau | SWALR):  # the one waits, the other begins late
                 times = trainer.global_step if config.interval == "step" else trainer.current_epoch
                 self.schedules[type(schedule).__name__] = schedule.last_epoch, times // config.frequency
 
@@ -128,7 +137,13 @@ class Subject:
         self._numbers = count()
 
     def settings(self, *, monitored: bool = True, data: dict[str, Any] | None = None, **trainer: Any) -> schema.Train:
-        """The settings of a training that is cut down; keywords are arguments of the Trainer."""
+        """The settings of a training that is cut down; if it is not `monitored`, without what goes by a metric.
+
+        Args:
+            monitored: whether a metric says which weights are best, when to stop, how the learning rate goes on.
+            data: of the data module.
+            trainer: arguments of the Trainer.
+        """
         cut = {
             "precision": "32-true", "max_epochs": EPOCHS, "max_steps": -1, "max_time": None, "profiler": None,
             "limit_train_batches": BATCHES, "val_check_interval": 1.0, "check_val_every_n_epoch": 1,
@@ -138,11 +153,16 @@ class Subject:
         changed = self.told.trainer.model_copy(update=cut | trainer)
         changed.__pydantic_extra__ = self.told.trainer.others | {"enable_progress_bar": False}
         checkpoint: dict[str, Any] = {"every_n_steps": None, "every_minutes": None}
+        scheduler, callbacks = self.told.scheduler, self.told.callbacks
+        callbacks = {name: node for name, node in callbacks.items() if "LearningRateFinder" not in node["_target_"]}
         if not monitored:
             checkpoint |= {"monitor": None, "mode": None}
+            callbacks = {name: node for name, node in callbacks.items() if "monitor" not in node}
+            scheduler = None if scheduler and scheduler["_target_"].endswith("ReduceLROnPlateau") else scheduler
         return self.told.model_copy(
             update={
                 "trainer": changed, "data": self.told.data | (data or {}), "logger": {}, "views": {}, "test": False,
+                "scheduler": scheduler, "callbacks": callbacks,
                 "checkpoint": self.told.checkpoint.model_copy(update=checkpoint),
             }
         )  # fmt: skip

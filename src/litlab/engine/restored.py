@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -47,8 +48,16 @@ def require_fitting_optimizers(trainer: Trainer, checkpoint: Mapping[str, Any]) 
     optimizers = [optimizer.state_dict()["param_groups"] for optimizer in trainer.optimizers]
     saved = [state["param_groups"] for state in checkpoint["optimizer_states"]]
     _require_fitting("optimizer_states", optimizers, saved, is_fixed=True)
+    if _has_own_schedule(trainer, checkpoint):
+        return
     schedules = [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
     _require_fitting("lr_schedulers", schedules, checkpoint["lr_schedulers"], is_fixed=True)
+
+
+def _has_own_schedule(trainer: Trainer, checkpoint: Mapping[str, Any]) -> bool:
+    """Whether the saved schedule is StochasticWeightAveraging's, which replaces the training's when it begins."""
+    averaging = (one for one in trainer.callbacks if isinstance(one, StochasticWeightAveraging))  # type: ignore[attr-defined]
+    return any(checkpoint["callbacks"].get(one.state_key, {}).get("scheduler_state") for one in averaging)
 
 
 def require_fitting_state(optimizer: Optimizer, may_be_empty: bool) -> None:

@@ -45,6 +45,7 @@ DATA = {
     "AllTheSame": ("batch", "failed", "all numbers of a batch's inputs are the same"),
     "DrawsFromNumPy": ("order", "failed", "reading an example draws from np.random"),
     "DrawsFromPython": ("order", "failed", "reading an example draws from random"),
+    "LabelsFromOne": ("gradients", "failed", "labels"),
     "OneOrder": ("order", "noted", "each epoch has the same examples in the same order"),
 }
 
