@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from litlab.checks.subject import (
     Subject,
-    Watch,
     batches,
     cut_anew,
     difference,
@@ -22,6 +21,7 @@ from litlab.checks.subject import (
     only_loader,
 )
 from litlab.checks.verdict import Verdict, check, failed, noted, passed, skipped
+from litlab.checks.watch import Watch
 from litlab.training.build import Training
 
 OVERFIT_STEPS, OVERFIT_S = 300, 20
