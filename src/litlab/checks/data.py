@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from contextlib import suppress
 from itertools import combinations
 from typing import Any
 
@@ -51,7 +52,7 @@ def splits_are_apart(subject: Subject) -> Verdict:
     """By the hashes of the examples' inputs."""
     training, seen, until = subject.built(), dict[str, dict[bytes, int]](), time.monotonic() + HASHING_S
     training.data.setup("test")
-    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+    for name in ("val_dataloader", "test_dataloader", "train_dataloader"):  # the smaller ones first
         try:
             loader = only_loader(training, name)
         except NotCheckable:
@@ -73,15 +74,16 @@ def splits_are_apart(subject: Subject) -> Verdict:
 
 @check("right", "order", "do the loaders give what they should, in the order that they should?")
 def loaders_keep_order(subject: Subject) -> Verdict:
-    """A validation in one order, each epoch of a training in another, and numbers that workers do not share."""
+    """A validation in one order, each epoch of a training in another, and no numbers drawn where examples are read."""
     training = subject.built()
-    if training.trainer.limit_val_batches:
+    with suppress(NotCheckable):  # there need not be a validation
         loader = only_loader(training, "val_dataloader")
         if difference(batches(loader, 2), batches(loader, 2)):
             return failed("the validation's batches are others each time", "leave out shuffle=True of val_dataloader")
     loader = only_loader(training, "train_dataloader")
-    if told := _drawn_in_examples(loader):
-        return told
+    if drawn := _drawn_in_examples(loader):
+        advice = "augment batches in training_step, or seed a generator by the epoch and the example's index"
+        return noted(f"reading an example draws from {drawn}: other numbers with another data.num_workers", advice)
     one, two = _two_epochs(loader)
     if subject.told.data.get("shuffle", True) and difference(one, two) is None:
         advice = "shuffle with a generator that goes on, or set data.shuffle=false if one order is meant"
@@ -99,18 +101,12 @@ def _two_epochs(loader: Any) -> tuple[list[Any], list[Any]]:
     return found[0], found[1]
 
 
-def _drawn_in_examples(loader: Any) -> Verdict | None:
-    """What is wrong with the random numbers that reading an example takes."""
+def _drawn_in_examples(loader: Any) -> str | None:
+    """The library whose generator reading an example draws from; None if it is none."""
     if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__getitem__"):
         return None
     before = random_state()
     loader.dataset[0]
     after = random_state()
-    wrong = [name for name in ("python", "numpy") if difference(before[name], after[name])]
-    if wrong:
-        library = {"python": "random", "numpy": "np.random"}[wrong[0]]
-        return failed(
-            f"reading an example draws from {library}, whose state worker processes copy: all draw the same",
-            "draw from torch's generator, which each worker has seeded otherwise",
-        )
-    return None
+    generators = {"python": "random", "numpy": "np.random", "torch": "torch"}
+    return next((library for name, library in generators.items() if difference(before[name], after[name])), None)

@@ -227,6 +227,11 @@ class DrawsFromPython(Points):
         return DataLoader(Noise(random.random), batch_size=8)
 
 
+class DrawsFromTorch(Points):
+    def train_dataloader(self):
+        return DataLoader(Noise(lambda: torch.randn(4)), batch_size=8)
+
+
 class OneOrder(Points):
     """Shuffled once, and never again."""
 

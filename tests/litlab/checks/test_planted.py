@@ -40,12 +40,13 @@ MODULES = {
 }
 DATA = {
     "ShuffledValidation": ("order", "failed", "the validation's batches are others each time"),
-    "Leaks": ("leak", "failed", "10 of train are in val, by their hash"),
+    "Leaks": ("leak", "failed", "10 of val are in train, by their hash"),
     "NotNumbers": ("batch", "failed", "a batch holds NaN or infinite numbers"),
     "AllTheSame": ("batch", "failed", "all numbers of a batch's inputs are the same"),
-    "DrawsFromNumPy": ("order", "failed", "reading an example draws from np.random"),
-    "DrawsFromPython": ("order", "failed", "reading an example draws from random"),
+    "DrawsFromNumPy": ("order", "noted", "reading an example draws from np.random: "),
+    "DrawsFromPython": ("order", "noted", "reading an example draws from random: "),
     "LabelsFromOne": ("gradients", "failed", "labels"),
+    "DrawsFromTorch": ("order", "noted", "reading an example draws from torch: "),
     "OneOrder": ("order", "noted", "each epoch has the same examples in the same order"),
 }
 
