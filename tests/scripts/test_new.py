@@ -102,7 +102,7 @@ def test_the_examples_package_has_the_new_name_everywhere(projects):
 def test_a_bare_project_has_no_example(projects):
     found = files(projects / "bare")
     assert {path for path in found if path.startswith(("tests/", "data/", "src/zebra", "logs/"))} == {
-        "tests/zebra_of_a_long_name/test_places.py",
+        *(f"tests/zebra_of_a_long_name/test_{name}.py" for name in ("checks", "places")),
         *(f"src/zebra_of_a_long_name/{name}.py" for name in ("__init__", "data", "model", "schema")),
     }
     lab = {path for path in files(projects / "full") if path.startswith(("src/litlab/", "configs/", "docs/"))}
