@@ -33,6 +33,8 @@ def train_without_torch(*arguments, **kwargs):
         (["data.batch_size=-4"], "train: data.batch_size=-4: should be greater than 0"),
         (["optimizer=adm"], "train: optimizer=adm: no such option, did you mean optimizer=adam?"),
         (["data.batch_size"], "train: data.batch_size: needs a value, give data.batch_size=…"),
+        (["--config-name=evaluate"], "train: --config-name, --config-path: a command has its own config"),
+        (["--config-path=/tmp"], "train: --config-name, --config-path: a command has its own config"),
         (["--config-dir=/nowhere"], "train: Additional config directory '/nowhere' not found"),
         (["-m", "seed=1,2", "data.batch_sze=3"], "train: data.batch_sze=3: no such key"),
         (["-m", "data.batch_sze=1,2"], "train: data.batch_sze=1: no such key"),

@@ -34,13 +34,16 @@ def in_order(arguments: Sequence[str]) -> list[str]:
     """The options, and behind them the settings, among which they may be typed: argparse takes these in one place.
 
     Raises:
-        UserError: an option is not known, or lacks its value; or a choice among files of `configs/` is one elsewhere.
+        UserError: an option is not known, lacks its value or takes another config; or a choice among files of `configs/`
+            is one elsewhere.
     """
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
     known, others = parser.parse_known_args(arguments)
     if unknown := [text for text in others if text.startswith("-")]:
         _refuse(f"{unknown[0]}: no such option")
+    if known.config_name or known.config_path:
+        raise UserError("--config-name, --config-path: a command has its own config; experiment=FILE.yaml changes it")
     settings = [*known.overrides, *others]
     if elsewhere := list(filter(_leaves_configs, settings)):
         raise UserError(f"{elsewhere[0]}: is outside {CONFIGS}; train takes a file of settings as experiment=FILE.yaml")

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from litlab.project import CONFIGS
 
-OTHERS = ("hydra_help", "cfg", "info", "shell_completion", "experimental_rerun", "config_dir", "config_path")
+OTHERS = ("hydra_help", "cfg", "info", "shell_completion", "experimental_rerun", "config_dir")
 """Options that show something instead, or take configs from elsewhere."""
 
 
