@@ -99,7 +99,7 @@ def test_completes_by_tab(tmp_path, line, words):
 def test_an_unknown_command_lists_the_commands(command):
     done = command("trian")
     assert done.returncode == 2
-    commands = "train|evaluate|reproduce|compare|predict|export|trust|rename|report|schema"
+    commands = "train|evaluate|reproduce|compare|predict|export|trust|rename|report|schema|check"
     assert done.stderr == f"litlab: usage: python -m litlab {commands} [OVERRIDES]\n"
 
 

@@ -34,8 +34,8 @@ def in_order(arguments: Sequence[str]) -> list[str]:
     """The options, and behind them the settings, among which they may be typed: argparse takes these in one place.
 
     Raises:
-        UserError: an option is not known, lacks its value or takes another config; or a choice among files of `configs/`
-            is one elsewhere.
+        UserError: an option is not known, lacks its value or takes another config; or a choice among files of
+            `configs/` is one elsewhere.
     """
     parser = get_args_parser()
     parser.error = _refuse  # type: ignore[method-assign]
