@@ -108,6 +108,18 @@ def test_a_sound_module_gives_no_false_alarm(module):
     assert sum(verdict.status == "passed" for _, verdict in verdicts) >= 8, shown(verdicts)
 
 
+@pytest.mark.slow
+def test_what_helps_is_tried_and_measured(mnist_dir):
+    told = found(settings("trainer=cpu", "data.loader=workers", "trainer.precision=32-true"), "speed", "help")
+    (_, speed), (_, helps) = told
+    parts = ("data ", "transfer ", "forward ", "backward ", "optimizer ", "logging ", "hooks and loop ")
+    assert all(part in speed.found for part in parts), speed
+    tried = "data.loader=memory, data.num_workers=2, trainer.precision=bf16-mixed, data.batch_size=100, "
+    assert helps.found == f"tried {tried}data.batch_size=200, data.batch_size=400"
+    assert "data.loader=memory: " in helps.advice
+    assert helps.advice.count(" times as fast") == 3
+
+
 def test_what_there_is_not_cannot_be_chosen():
     assert [one.name for one in chosen(["safe"])] == ["checkpoint", "predict", "export"]
     with pytest.raises(UserError, match="^only=reume: no such check; there is right, exact, fast, safe, "):
