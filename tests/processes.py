@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from dataclasses import dataclass
+from multiprocessing import forkserver
 
 import torch
 from conftest import ROOT
@@ -46,6 +47,7 @@ class Process:
 
     def _run(self, command, arguments, prepare):
         torch.set_num_threads(1)
+        forkserver._forkserver._forkserver_pid = None  # one that the tests' process has started is not this one's child
         with self.out.open("w", 1) as out, self.err.open("w", 1) as err:
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
