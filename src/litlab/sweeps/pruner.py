@@ -52,14 +52,20 @@ class Pruner:
     def _is_beaten(self, key: str, validation: int, value: float) -> bool:
         storage, trial = self._study._storage, self._trial._trial_id
         self._trial.set_user_attr(key, value)
-        reported = storage.get_trial(trial).user_attrs
-        if reported.get("pruned"):
-            return True  # another of its jobs was told so
-        mean = fmean(one for key, one in reported.items() if key.startswith(report_key(validation, "")))
-        storage.set_trial_intermediate_value(trial, validation, mean)  # Trial.report would keep the first
+        counted = 0
+        while len(told := self._reports(validation)) > counted:  # another job may report meanwhile
+            if storage.get_trial(trial).user_attrs.get("pruned"):
+                return True  # another of its jobs was told so
+            storage.set_trial_intermediate_value(trial, validation, fmean(told))  # Trial.report would keep the first
+            counted = len(told)
         known = copy(storage.get_trial(trial))
         # What the trial's other jobs reported of later validations has been judged, and is not to be judged here.
         known.intermediate_values = {at: one for at, one in known.intermediate_values.items() if at <= validation}
         if is_beaten := self._study.pruner.prune(self._study, known):
             self._trial.set_user_attr("pruned", True)
         return is_beaten
+
+    def _reports(self, validation: int) -> list[float]:
+        """What the trial's jobs have reported of a validation."""
+        reported = self._study._storage.get_trial(self._trial._trial_id).user_attrs
+        return [value for key, value in reported.items() if key.startswith(report_key(validation, ""))]

@@ -198,7 +198,8 @@ def test_hopeless_trials_are_pruned_by_several_jobs_at_once(tmp_path):
     for trial in pruned:
         assert [Run.open(sweep / str(2 * trial.number + seed)).record.status for seed in (0, 1)].count("done") < 2
         first = [value for key, value in trial.user_attrs.items() if key.startswith("0/")]
-        assert trial.intermediate_values[0] == pytest.approx(fmean(first))
+        # A job that reports while its trial ends may come too late to be counted.
+        assert trial.intermediate_values[0] in [pytest.approx(mean) for mean in (fmean(first), *first)]
 
 
 @pytest.mark.parametrize(
