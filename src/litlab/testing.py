@@ -9,7 +9,7 @@ import pytest
 
 from litlab.checks.run import chosen, judge, silenced
 from litlab.checks.subject import Subject
-from litlab.checks.verdict import Check
+from litlab.checks.verdict import Check, Verdict
 from litlab.config import schema
 from litlab.config.command_line import of_train
 from litlab.config.compose import check, compose, run_config
@@ -30,18 +30,18 @@ class Config:
 
 
 class CheckOfConfig:
-    """A check of a config, to be called in a test; `str` gives its name."""
+    """A check of a config, which a test calls and asserts the verdict of; `str` gives its name."""
 
     def __init__(self, check: Check, config: Config) -> None:
         self._check, self._config = check, config
 
-    def __call__(self) -> None:
-        """Fail with what was found, or skip the test where there is nothing to check."""
+    def __call__(self) -> Verdict:
+        """Run the check, and skip the test where there is nothing to check."""
         with silenced():
             verdict = judge(self._check, self._config.subject)
         if verdict.status == "skipped":
             pytest.skip(verdict.found)
-        assert verdict.status != "failed", f"{self._check.question} {verdict.found}; {verdict.advice}"  # noqa: S101 (a test's)
+        return verdict
 
     def __str__(self) -> str:
         return self._check.name

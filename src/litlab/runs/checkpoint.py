@@ -84,7 +84,7 @@ def read(file: Path) -> dict[str, Any]:
         UserError: the file is missing or damaged, or holds anything else.
     """
     if not file.is_file():
-        raise UserError(f"there is no checkpoint {file}")
+        raise UserError(f"{file} does not exist")
     if damage := _damage(file):
         others = [other for other in sorted(file.parent.glob("*.ckpt")) if other != file and not _damage(other)]
         hint = f"; evaluate, predict and export can take run={others[0]}, which is whole" if others else ""

@@ -9,4 +9,4 @@ pytestmark = pytest.mark.skip(reason="until data and model are written: put `pyt
 
 @pytest.mark.parametrize("check", checks("trainer=cpu"), ids=str)
 def test_what_is_trained_is_right_exact_and_safe(check):
-    check()
+    assert check().status in ("passed", "noted")
