@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from litlab.checks.subject import Subject, batches, difference, examples_of, only_loader
 from litlab.checks.verdict import NotCheckable, Verdict, check, failed, noted, passed, skipped
@@ -103,7 +103,7 @@ def _two_epochs(loader: Any) -> tuple[list[Any], list[Any]]:
 
 def _drawn_in_examples(loader: Any) -> str | None:
     """The library whose generator reading an example draws from; None if it is none."""
-    if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__getitem__"):
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None
     before = random_state()
     loader.dataset[0]

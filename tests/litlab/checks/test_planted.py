@@ -1,16 +1,13 @@
 """Each planted fault is found and named, and sound modules pass."""
 
 import json
-import sys
-from pathlib import Path
 
+import other_modules
 import pytest
 from conftest import settings
 
 from litlab.checks.run import chosen, findings
 from litlab.errors import UserError
-
-sys.path.append(str(Path(__file__).parents[1] / "training"))  # other people's modules
 
 MODULES = {
     "TrainsInValidation": (
@@ -83,27 +80,18 @@ def test_a_fault_of_the_data_is_found_and_named(name):
     assert verdict.advice
 
 
-SOUND = {
-    "planted.Sound": ("planted.Points", "val_loss"),
-    "other_modules.Basic": ("other_modules.Shuffled", "val_loss"),
-    "other_modules.GAN": ("other_modules.Points", "val_loss"),
-    "other_modules.WithLBFGS": ("other_modules.Points", "val_loss"),
-    "other_modules.OwnSchedule": ("other_modules.Points", "val_loss"),
-    "other_modules.ByNames": ("other_modules.Named", "val_loss"),
-    "other_modules.Untested": ("other_modules.Points", None),
-    "other_modules.ManyLoaders": ("other_modules.Several", "val_loss/dataloader_idx_0"),
-    "other_modules.Normalized": ("other_modules.Points", "val_loss"),
-    "other_modules.Shared": ("other_modules.Points", "val_loss"),
-    "other_modules.FrozenBackbone": ("other_modules.Points", "val_loss"),
-    "other_modules.Measured": ("other_modules.Points", "val/acc"),
-    "other_modules.Hooked": ("other_modules.Points", "val_loss"),
+OTHERS = {
+    name: (f"other_modules.{name if hasattr(other_modules, name) else 'Basic'}", f"other_modules.{data}", monitor)
+    for name, (data, monitor) in other_modules.CASES.items()
 }
+SOUND = {"Sound": ("planted.Sound", "planted.Points", "val_loss"), **OTHERS}
+"""Modules with their data and what is monitored."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", SOUND)
-def test_a_sound_module_gives_no_false_alarm(module):
-    verdicts = found(of(module, *SOUND[module]), "right", "exact", "safe", "speed", "waits")
+@pytest.mark.parametrize("name", SOUND)
+def test_a_sound_module_gives_no_false_alarm(name):
+    verdicts = found(of(*SOUND[name]), "right", "exact", "safe", "speed", "waits")
     assert not [told for told in shown(verdicts).items() if told[1].startswith("failed")], shown(verdicts)
     assert sum(verdict.status == "passed" for _, verdict in verdicts) >= 8, shown(verdicts)
 

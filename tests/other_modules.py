@@ -271,3 +271,23 @@ class Hooked(Basic):
 
     def on_load_checkpoint(self, checkpoint):
         self.seen = checkpoint["seen"]
+
+
+CASES = {
+    "Basic": ("Points", "val_loss"),
+    "GAN": ("Points", "val_loss"),
+    "WithLBFGS": ("Points", "val_loss"),
+    "OwnSchedule": ("Points", "val_loss"),
+    "ByNames": ("Named", "val_loss"),
+    "Untested": ("Points", None),
+    "ManyLoaders": ("Several", "val_loss/dataloader_idx_0"),
+    "Normalized": ("Points", "val_loss"),
+    "Shared": ("Points", "val_loss"),
+    "FrozenBackbone": ("Points", "val_loss"),
+    "Measured": ("Points", "val/acc"),
+    "Hooked": ("Points", "val_loss"),
+    "streamed": ("Streamed", "val_loss"),
+    "shuffled": ("Shuffled", "val_loss"),
+    "read by workers": ("Shuffled", "val_loss"),
+}
+"""Modules by their names, with their data and what is monitored; the last ones are a Basic."""
