@@ -103,11 +103,12 @@ class MNISTDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Split the training images: which are held out, and which are kept."""
         if self.folds:
-            numbers = fold_numbers(MNIST(self.dir).targets, self.folds, self.split_seed)
-            self.held_out, self.kept = torch.where(numbers == self.fold)[0], torch.where(numbers != self.fold)[0]
-            return
-        order = torch.from_numpy(np.random.default_rng(self.split_seed).permutation(60_000))
-        self.held_out, self.kept = order[: self.val_size].sort().values, order[self.val_size :].sort().values
+            _, labels = decoded(self.dir, True, torch.device("cpu"))
+            is_held_out = fold_numbers(labels, self.folds, self.split_seed) == self.fold
+        else:
+            place = torch.from_numpy(np.random.default_rng(self.split_seed).permutation(60_000)).argsort()
+            is_held_out = place < self.val_size
+        self.held_out, self.kept = torch.where(is_held_out)[0], torch.where(~is_held_out)[0]
 
     def train_dataloader(self) -> Loader:
         """Batches of the training images, in a new order each epoch if `shuffle` is set."""

@@ -118,15 +118,19 @@ def _refuse_without_effect(arguments: Sequence[str]) -> None:
 
 
 def of_check(arguments: Sequence[str]) -> list[str]:
-    """As of `train`; a list such as `only=A,B` gets brackets."""
-    return of_train([re.sub(r"^only=([^\[]+)$", r"only=[\1]", text) for text in arguments])
+    """Rewrite as for `train`; a list such as `only=A,B` gets brackets."""
+    return of_train(_bracketed(arguments, "only"))
 
 
 def of_compare(arguments: Sequence[str]) -> list[str]:
     """The folders get a key, conditions quotes, and lists such as `metric=A,B` brackets."""
-    a_list = re.compile(r"(metric(?==.*,)|over|columns)=(?!null$)([^\[]+)")
-    texts = (f"{one[1]}=[{one[2]}]" if (one := a_list.fullmatch(text)) else text for text in of_folders(arguments))
+    texts = _bracketed(of_folders(arguments), "metric(?==.*,)|over|columns")
     return [re.sub(r"(?s)^where=(.*)", lambda match: f"where={_quoted(match[1])}", text) for text in texts]
+
+
+def _bracketed(arguments: Sequence[str], keys: str) -> list[str]:
+    """Put brackets around the values of these keys, a regular expression, unless they have some or are null."""
+    return [re.sub(rf"(?s)^({keys})=(?!null$)([^\[]+)$", r"\1=[\2]", text) for text in arguments]
 
 
 def of_folders(arguments: Sequence[str]) -> list[str]:

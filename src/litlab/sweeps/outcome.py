@@ -11,6 +11,9 @@ from litlab.runs.record import Record, Status
 from litlab.runs.run import Run
 from litlab.sweeps.job import FinishedJob
 
+TO_DO = ("missing", "running", "interrupted")
+"""Statuses of jobs that a sweep still has to do."""
+
 
 @dataclass(frozen=True)
 class JobResult:
@@ -58,8 +61,8 @@ def settled_result(ended: FinishedJob, objectives: Collection[str]) -> JobResult
     return outcome(ended.job.folder, objectives)
 
 
-def of_trial(jobs: Sequence[JobResult]) -> JobResult:
-    """What has become of a trial that these jobs belong to: the mean of their values once all are done.
+def trial_result(jobs: Sequence[JobResult]) -> JobResult:
+    """Return how the trial of these jobs has ended: once all are done, with the mean of their values.
 
     It is pruned, or has failed, as soon as one of them is or has; until then it goes on.
     """
@@ -71,15 +74,14 @@ def of_trial(jobs: Sequence[JobResult]) -> JobResult:
     return JobResult("done", values={name: fmean(job.values[name] for job in jobs) for name in jobs[0].values})
 
 
-def trials_of(jobs: Sequence[JobResult], size: int) -> list[Sequence[JobResult]]:
-    """The jobs by their trials; what a pruned trial has not done is pruned with it."""
+def by_trial(jobs: Sequence[JobResult], size: int) -> list[Sequence[JobResult]]:
+    """Group the jobs by trial; the jobs that a pruned trial has not done count as pruned."""
     trials = [jobs[first : first + size] for first in range(0, len(jobs), size)]
 
     def settled(job: JobResult) -> JobResult:
-        is_open = job.status in ("missing", "running", "interrupted")
-        return JobResult("pruned", "with another job of its trial") if is_open else job
+        return JobResult("pruned", "with another job of its trial") if job.status in TO_DO else job
 
-    return [[*map(settled, jobs)] if of_trial(jobs).status == "pruned" else jobs for jobs in trials]
+    return [[*map(settled, jobs)] if trial_result(jobs).status == "pruned" else jobs for jobs in trials]
 
 
 def record_of(folder: Path) -> Record | None:

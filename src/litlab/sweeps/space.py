@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 Params = dict[str, str]
 """One job's values: text in Hydra's grammar, by the key as it stands on the command line."""
 
+WORD = re.compile(r"(?!(?i:true|false|null|inf|nan)$)[A-Za-z_][\w./-]*")
+"""A text that Hydra's grammar reads as that text."""
+
 BATCHES_OR_SHARE = re.compile(r"trainer\.(limit_\w+_batches|val_check_interval|overfit_batches)")
 """Keys of which a whole number is a number of batches, and a fraction a share of them all."""
 
@@ -233,10 +236,11 @@ def value_of(text: str, distribution: "BaseDistribution") -> str | float:
 
 
 def in_grammar(value: bool | float | str) -> str:
-    """A plain value as the command line would have it; text that reads as something else there is quoted."""
-    text = as_override(value)
-    is_read_back = not re.search(r"\s", text) and overrides({"key": text})[0].value() == value if text else False
-    return text if is_read_back else QuotedString(text, Quote.double).with_quotes()
+    """Write a value in Hydra's grammar; a text that Hydra could read as something else is quoted."""
+    is_word = isinstance(value, str) and re.fullmatch(r"(?!(?i:true|false|null|inf|nan)$)[A-Za-z_][\w./-]*", value)
+    return (
+        as_override(value) if is_word or not isinstance(value, str) else QuotedString(value, Quote.double).with_quotes()
+    )
 
 
 def overrides(params: Params) -> list[Override]:

@@ -19,7 +19,7 @@ from litlab.config import command_schema
 from litlab.errors import UserError
 from litlab.messages import first_lines
 from litlab.runs.record import Record
-from litlab.sweeps.outcome import JobResult, of_trial, outcome, record_of
+from litlab.sweeps.outcome import TO_DO, JobResult, outcome, record_of, trial_result
 from litlab.sweeps.plan import Plan
 from litlab.sweeps.pruner import report_key
 from litlab.sweeps.space import Params, value_of
@@ -36,8 +36,8 @@ SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "nsgaii": NSGAIISampler,
 }
 
-UNFINISHED = ("running", "interrupted", "missing", "damaged")
-"""What does not say how a job has ended."""
+UNFINISHED = (*TO_DO, "damaged")
+"""Statuses that do not say how a job has ended."""
 
 INDEPENDENT = ("random", "tpe")
 """Samplers that draw each parameter by itself; the others draw all parameters of a trial together."""
@@ -100,11 +100,10 @@ class Study:
         """The jobs of a trial that was begun, whose folders do not hold what they were to leave there, or no longer."""
         jobs = self._jobs(trial.number)
         found = [outcome(self.folder / str(number), ()) for number in jobs]
-        if len(jobs) > 1 and of_trial(found).status == "pruned":
+        if len(jobs) > 1 and trial_result(found).status == "pruned":
             return []
-        is_open = trial.state == TrialState.RUNNING
-        unfinished = ("missing", "running", "interrupted")
-        return [number for number, job in zip(jobs, found, strict=True) if is_open or job.status in unfinished]
+        is_running = trial.state == TrialState.RUNNING
+        return [number for number, job in zip(jobs, found, strict=True) if is_running or job.status in TO_DO]
 
     def trials(self) -> list[FrozenTrial]:
         """All trials, in order of their numbers."""
@@ -210,7 +209,7 @@ class Study:
             return
         jobs = self._jobs(trial)
         others = (outcome(self.folder / str(job), self.plan.objectives) for job in jobs if job != number)
-        result = of_trial([ended, *others])
+        result = trial_result([ended, *others])
         if result.status in UNFINISHED:
             return
         self._told.add(trial)

@@ -18,7 +18,7 @@ from litlab.errors import TrainingError
 from litlab.files import write_text
 from litlab.messages import one_line, shell_quoted, visible
 from litlab.runs.run import resume_command, train_command
-from litlab.sweeps.outcome import JobResult, best_jobs, of_trial, outcome, record_of, trials_of
+from litlab.sweeps.outcome import JobResult, best_jobs, by_trial, outcome, record_of, trial_result
 from litlab.sweeps.plan import Plan
 from litlab.sweeps.space import texts
 from litlab.sweeps.study import Study
@@ -38,10 +38,10 @@ def conclude(folder: Path, plan: Plan, study: Study, ended: Mapping[int, JobResu
         TrainingError: a job is not done, though there was time for it.
     """
     found = [ended.get(number) or outcome(folder / str(number), plan.objectives) for number in range(plan.n_jobs)]
-    trials = trials_of(found, len(plan.replicates))
+    trials = by_trial(found, len(plan.replicates))
     jobs = [job for trial in trials for job in trial]
     _tell_of_others(jobs)
-    results = list(map(of_trial, trials))
+    results = list(map(trial_result, trials))
     best = best_jobs(results, plan.objectives)
     if best:
         metric, mode = next(iter(plan.objectives.items()))

@@ -26,7 +26,7 @@ from litlab.runs.run import refuse_taken, resume_command
 from litlab.runs.storage_faults import storage_fault, storage_problem
 from litlab.sweeps.job import Job, Pruning
 from litlab.sweeps.launchers.base import Launcher
-from litlab.sweeps.outcome import JobResult, outcome, record_of, settled_result, trials_of
+from litlab.sweeps.outcome import TO_DO, JobResult, by_trial, outcome, record_of, settled_result
 from litlab.sweeps.plan import CHANGEABLE, FILE, Plan
 from litlab.sweeps.space import Params, texts
 from litlab.sweeps.storage import StudyStorage, answering, probe
@@ -134,9 +134,8 @@ def _state(folder: Path) -> str:
     except UserError as error:
         return f"cannot go on: {error}"
     jobs = (outcome(folder / str(number), ()) for number in range(plan.n_jobs))
-    open_jobs = {"missing", "running", "interrupted"}
-    trials = trials_of(list(jobs), len(plan.replicates))
-    return "" if any(job.status in open_jobs for jobs in trials for job in jobs) else "is done"
+    trials = by_trial(list(jobs), len(plan.replicates))
+    return "" if any(job.status in TO_DO for jobs in trials for job in jobs) else "is done"
 
 
 def _begun(folder: Path) -> list[Path]:
@@ -229,7 +228,7 @@ def _run(folder: Path, plan: Plan, study: Study, launcher: Launcher, deadline: D
                     return
                 number, params = following
                 found = outcome(folder / str(number), plan.objectives)
-                if found.status not in ("missing", "running", "interrupted"):
+                if found.status not in TO_DO:
                     study.tell(number, found)  # the sweep was killed before it could
                     continue
                 job = _prepare(folder, plan, study.storage, number, params)

@@ -1,5 +1,6 @@
 """Trials of several jobs: `sweep.over`."""
 
+import json
 import os
 import signal
 from statistics import fmean
@@ -13,7 +14,7 @@ from records import said
 
 from litlab.errors import UserError
 from litlab.runs.run import Run
-from litlab.sweeps.outcome import JobResult, of_trial, outcome, trials_of
+from litlab.sweeps.outcome import JobResult, by_trial, outcome, trial_result
 from litlab.sweeps.pruner import Pruner
 from litlab.sweeps.storage import journal
 from litlab.sweeps.study import Study
@@ -56,6 +57,12 @@ def test_jobs_are_each_choice_with_each_value(two_by_three):
     both = plan_of("optimizer.lr=1,2", "sweep.over={seed:2,trainer.precision:[32-true,bf16-mixed]}")
     assert both.replicates[1] == {"seed": "0", "trainer.precision": "bf16-mixed"}
     assert both.config(both.jobs[0] | both.replicates[3]).trainer.precision == "bf16-mixed"
+
+
+def test_a_text_reaches_the_jobs_as_it_was():
+    texts = ["plain", "a b", "true", "null", "3", "x,[y", "it's"]
+    plan = plan_of(f"sweep.over={{notes:[{','.join(map(json.dumps, texts))}]}}")
+    assert [plan.config(one).notes for one in plan.replicates] == texts
 
 
 @pytest.mark.parametrize(
@@ -164,8 +171,8 @@ def test_the_mean_is_pruned_and_the_trials_other_jobs_with_it(tmp_path):
     study.tell(number, leave(tmp_path, number, "pruned"))
     assert study.next() is None  # the others of that trial are not begun
     jobs = [JobResult("done", values={"val/acc": 1.0}), JobResult("pruned", "worse"), JobResult("missing")]
-    assert of_trial(jobs) == jobs[1]
-    assert [job.status for job in trials_of(jobs, 3)[0]] == ["done", "pruned", "pruned"]
+    assert trial_result(jobs) == jobs[1]
+    assert [job.status for job in by_trial(jobs, 3)[0]] == ["done", "pruned", "pruned"]
 
 
 @pytest.fixture(scope="module")
