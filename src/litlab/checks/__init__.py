@@ -1,1 +1,1 @@
-"""Checks of a user's own data and module: are they right, exact, fast and safe?"""
+"""Checks of the user's data module and LightningModule."""

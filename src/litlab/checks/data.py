@@ -1,4 +1,4 @@
-"""Are the data right: what a batch holds, which examples are where, in which order they come."""
+"""Checks of the data: what a batch holds, which examples are in which split, and their order."""
 
 import hashlib
 import time
@@ -16,20 +16,20 @@ from litlab.config.compose import read_back
 from litlab.engine.random_state import random_state
 
 HASHING_S = 10
-"""Seconds in which examples of the splits are compared."""
+"""Seconds for hashing examples."""
 
 
 @check("right", "config", "does the config read back as it was?")
 def config_reads_back(subject: Subject) -> Verdict:
-    """From config.yaml, which a run is resumed and evaluated by."""
+    """Write and read config.yaml, from which a run is resumed and evaluated."""
     if read_back(subject.told) != subject.told:
-        return failed("it reads back as another", "give plain values")
-    return passed("as it was")
+        return failed("config.yaml reads back differently", "give plain values")
+    return passed("identical")
 
 
 @check("right", "batch", "does a batch hold what it should?")
 def batch_is_sound(subject: Subject) -> Verdict:
-    """Numbers that are finite, and not all the same."""
+    """Look for NaN, infinite and constant inputs in the first batch."""
     training = subject.built()
     batch = batches(only_loader(training, "train_dataloader"), 1)[0]
     parts = [leaf for leaf in tree_flatten(batch)[0] if isinstance(leaf, Tensor)]
@@ -49,7 +49,7 @@ def _range(part: Tensor) -> str:
 
 @check("right", "leak", "is an example in two splits?")
 def splits_are_apart(subject: Subject) -> Verdict:
-    """By the hashes of the examples' inputs."""
+    """Compare hashes of the inputs between all splits."""
     training, seen, until = subject.built(), dict[str, dict[bytes, int]](), time.monotonic() + HASHING_S
     training.data.setup("test")
     for name in ("val_dataloader", "test_dataloader", "train_dataloader"):  # the smaller ones first
@@ -74,7 +74,7 @@ def splits_are_apart(subject: Subject) -> Verdict:
 
 @check("right", "order", "do the loaders give what they should, in the order that they should?")
 def loaders_keep_order(subject: Subject) -> Verdict:
-    """A validation in one order, each epoch of a training in another, and no numbers drawn where examples are read."""
+    """Compare two passes over each loader, and look which generators reading an example draws from."""
     training = subject.built()
     with suppress(NotCheckable):  # there need not be a validation
         loader = only_loader(training, "val_dataloader")
@@ -102,7 +102,7 @@ def _two_epochs(loader: Any) -> tuple[list[Any], list[Any]]:
 
 
 def _drawn_in_examples(loader: Any) -> str | None:
-    """The library whose generator reading an example draws from; None if it is none."""
+    """Return the library whose generator reading an example draws from; None if it draws nothing."""
     if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
         return None
     before = random_state()

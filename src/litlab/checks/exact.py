@@ -1,4 +1,4 @@
-"""Is it exact: do other ways to compute it come to the same?"""
+"""Checks of exactness: do repeated, resumed and parallel trainings end in the same state?"""
 
 import torch
 
@@ -10,11 +10,11 @@ from litlab.distributed.hardware import is_cpu
 from litlab.runs.run import Run
 
 BY_PROCESSES = 1e-3
-"""How far weights may be, as a share of the largest, if several processes add up the gradients in another order."""
+"""Relative tolerance of weights, as several processes sum the gradients in another order."""
 
 
 def _apart(one: Run, other: Run) -> str | None:
-    """How two trainings have ended otherwise; None if they have not."""
+    """Describe how the final states or metrics of two runs differ; None if they are equal."""
     values, others = measured(one), measured(other)
     metrics = (
         f"{name} is {others.get(name)}, not {value}" for name, value in values.items() if value != others.get(name)
@@ -24,7 +24,7 @@ def _apart(one: Run, other: Run) -> str | None:
 
 @check("exact", "twice", "does the same come out twice?")
 def twice_the_same(subject: Subject) -> Verdict:
-    """Weights, optimizers and metrics, to the bit."""
+    """Train twice, and compare weights, optimizers and metrics to the bit."""
     if told := _apart(subject.whole, subject.train(subject.settings())):
         advice = "draw from torch's generators, and iterate over no sets; on a GPU, trainer.deterministic=true"
         return failed(told, advice)
@@ -33,7 +33,7 @@ def twice_the_same(subject: Subject) -> Verdict:
 
 @check("exact", "resume", "does a training that was stopped end in the same?")
 def resumes_exactly(subject: Subject) -> Verdict:
-    """In the middle of an epoch, weights, optimizers and metrics, to the bit."""
+    """Stop in the middle of an epoch and resume, and compare to the bit."""
     resumed = subject.train(subject.settings(), stopped_at=BATCHES // 2)
     if told := _apart(subject.whole, resumed):
         advice = "make a buffer of what a step changes, or save it in on_save_checkpoint; a sampler's state, too"
@@ -43,7 +43,7 @@ def resumes_exactly(subject: Subject) -> Verdict:
 
 @check("exact", "steps", "do several steps at a time come to the same?")
 def several_steps_at_a_time(subject: Subject) -> Verdict:
-    """trainer.steps_per_execution of 1 and of 50, to the bit."""
+    """Compare trainer.steps_per_execution=1 and 50 to the bit."""
     one, many = (subject.train(subject.settings(steps_per_execution=steps)) for steps in (1, 50))
     if told := _apart(one, many):
         return failed(told, "set trainer.steps_per_execution=1")
@@ -52,7 +52,7 @@ def several_steps_at_a_time(subject: Subject) -> Verdict:
 
 @check("exact", "graph", "does a captured CUDA graph come to the same?")
 def graph_is_right(subject: Subject) -> Verdict:
-    """The lab compares a graph's steps with others as it trains; what it found stands in run.json."""
+    """Train with a captured graph; the lab compares its steps with eager ones by itself, and records the result."""
     if is_cpu(subject.told.trainer.accelerator) or not torch.cuda.is_available():
         return skipped("no GPU")
     run = subject.train(subject.settings(limit_train_batches=1.0, max_epochs=1, max_steps=64))
@@ -61,7 +61,7 @@ def graph_is_right(subject: Subject) -> Verdict:
 
 @check("exact", "processes", "do two processes come to what one does?")
 def two_processes(subject: Subject) -> Verdict:
-    """On a CPU; gradients are added up in another order, so weights may differ by BY_PROCESSES."""
+    """Train in two processes on the CPU, and compare the weights within BY_PROCESSES."""
     if not is_cpu(subject.told.trainer.accelerator) and torch.cuda.is_available():
         return skipped("asked on a CPU alone: trainer=cpu")
     if not isinstance(only_loader(subject.built(), "train_dataloader"), InMemoryLoader | WorkersLoader):
@@ -77,7 +77,7 @@ def two_processes(subject: Subject) -> Verdict:
 
 @check("exact", "loader", "do memory and workers give the same batches?")
 def loaders_agree(subject: Subject) -> Verdict:
-    """Where the data module has both, to the bit."""
+    """Compare data.loader=memory and workers to the bit, if the data module has both."""
     if "loader" not in subject.told.data:
         return skipped("the data module has no setting `loader`")
     one, other = (subject.train(subject.settings(data={"loader": kind})) for kind in ("memory", "workers"))

@@ -1,4 +1,4 @@
-"""Is it fast: what a step costs, what of it the lab adds, and what would help."""
+"""Checks of speed: what a step costs beside a plain loop, and which settings are faster."""
 
 import inspect
 import resource
@@ -23,21 +23,21 @@ from litlab.checks.verdict import NotCheckable, Verdict, check, noted, passed
 from litlab.config import schema
 
 STEPS = 40
-"""Steps that are measured, after as many as BEFORE; fewer if they take longer than MEASURING_S."""
+"""Steps to measure; fewer if they would take longer than MEASURING_S."""
 
 MEASURING_S = 4
 
 BEFORE = 5
 
 WORTH = 1.05
-"""How much faster a change has to be to be worth a line."""
+"""Smallest speed-up that is reported."""
 
 
 class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees where a number is read off the device, for which a GPU has to come to the end of its work.
+    """Records where user code reads a number off the device, which synchronizes a GPU.
 
     Attributes:
-        lines: FILE:LINE of the user's that did so.
+        lines: FILE:LINE of each such place.
     """
 
     def __init__(self) -> None:
@@ -54,30 +54,30 @@ class Waits(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _is_own(file: str) -> bool:
-    """Whether a file is the user's: neither a library's nor the lab's."""
+    """Return whether a file belongs to the user, not to a library or the lab."""
     library, lab = Path(torch.__file__).parents[1], Path(__file__).parents[1]
     return Path(file).is_file() and not any(Path(file).is_relative_to(one) for one in (library, lab, sys.base_prefix))
 
 
 SILENT = dict.fromkeys(("log", "log_dict"), lambda *_, **__: None)
-"""What a module gets to log nothing."""
+"""Replacements of a module's logging methods."""
 
 
 class Silent(Callback):
-    """Lets a module log nothing."""
+    """Silences the logging of a module."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on."""
+        """Replace the methods."""
         vars(pl_module).update(SILENT)
 
 
 class Bare(Callback):
-    """Does a training's operations in a plain loop before it begins, and measures so many steps.
+    """Runs the same operations in a plain loop before the training, and measures a number of steps.
 
     Attributes:
-        seconds: of a step, by what they are for.
-        examples: of a batch.
-        waits: where a number is read off the device.
+        seconds: mean time of each part of a step.
+        examples: batch size.
+        waits: places where a number is read off the device.
     """
 
     def __init__(self, steps: int) -> None:
@@ -125,14 +125,14 @@ class Bare(Callback):
 
 
 class Clock:
-    """Tells what the time was spent on; on a GPU, once it has done all."""
+    """Adds up the time of each part of a step; on a GPU it synchronizes first."""
 
     def __init__(self, spent: dict[str, float], trainer: Trainer) -> None:
         self._spent, self._is_cuda = spent, trainer.strategy.root_device.type == "cuda"
         self._since = time.perf_counter()
 
     def was(self, part: str) -> None:
-        """Add the time since the last call to a part's."""
+        """Add the time since the last call to this part."""
         if self._is_cuda:
             torch.cuda.synchronize()
         now = time.perf_counter()
@@ -141,35 +141,35 @@ class Clock:
 
 
 class Pace(Callback):
-    """Measures the last epoch, in which nothing is done for the first time.
+    """Measures the last epoch, after everything has been warmed up.
 
     Attributes:
-        seconds: of a batch.
+        seconds: mean time of a batch.
     """
 
     def __init__(self) -> None:
         self.seconds = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to measure."""
+        """Start the clock."""
         self._began = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Come to a figure."""
+        """Stop the clock."""
         if trainer.strategy.root_device.type == "cuda":
             torch.cuda.synchronize()
         self.seconds = (time.perf_counter() - self._began) / float(trainer.num_training_batches)
 
 
 def _step_of(subject: Subject, settings: schema.Train, *callbacks: Callback) -> float:
-    """Seconds of a training's step."""
+    """Train, and return the seconds of a batch."""
     pace = Pace()
     subject.train(settings, pace, *callbacks)
     return pace.seconds
 
 
 def _settings(subject: Subject, **trainer: Any) -> schema.Train:
-    """Of a training that is measured, in the number format that was chosen, with nothing beside it."""
+    """Return the settings of a training to measure, in the precision of the config and without validation."""
     told = subject.told.trainer
     steps = subject.affordable(STEPS, MEASURING_S)
     cut = {"precision": told.precision, "max_epochs": 2, "limit_train_batches": steps, "limit_val_batches": 0}
@@ -178,13 +178,13 @@ def _settings(subject: Subject, **trainer: Any) -> schema.Train:
 
 @lru_cache(maxsize=1)
 def _bare(subject: Subject) -> Bare:
-    """The plain loop's measures, once for all checks.
+    """Run the plain loop, once for all checks of a subject.
 
     Raises:
         NotCheckable: the module has no plain loop.
     """
     if subject.watched.optimizers in ([], [torch.optim.LBFGS]) or len(subject.watched.optimizers) > 1:
-        raise NotCheckable("a module with its own or several optimizations, or LBFGS, has no plain loop")
+        raise NotCheckable("there is no plain loop for manual optimization, several optimizers or LBFGS")
     bare = Bare(subject.affordable(STEPS, MEASURING_S))
     subject.train(_settings(subject, max_epochs=1, limit_train_batches=1), bare)
     return bare
@@ -192,7 +192,7 @@ def _bare(subject: Subject) -> Bare:
 
 @check("fast", "speed", "how fast is it, beside a plain loop of the same module?")
 def speed_of_a_plain_loop(subject: Subject) -> Verdict:
-    """Examples per second, and where a step's time goes."""
+    """Compare examples per second with the plain loop, and list the time of each part of a step."""
     bare, step = _bare(subject), _step_of(subject, _settings(subject))
     plain = sum(bare.seconds.values())
     parts = ", ".join(f"{part} {1e3 * seconds:.3g}" for part, seconds in bare.seconds.items())
@@ -207,7 +207,7 @@ def speed_of_a_plain_loop(subject: Subject) -> Verdict:
 
 @check("fast", "waits", "does a step wait for the device?")
 def steps_do_not_wait(subject: Subject) -> Verdict:
-    """By reading a number off it, as .item() does: a GPU then stands still."""
+    """Look for .item() and the like in training_step, which synchronize a GPU."""
     if lines := _bare(subject).waits:
         advice = "leave out item(), float(), bool() and print of tensors; self.log takes tensors"
         return noted(f"numbers are read off the device at {', '.join(sorted(lines))}", advice)
@@ -216,7 +216,7 @@ def steps_do_not_wait(subject: Subject) -> Verdict:
 
 @check("fast", "memory", "how much memory does it take?")
 def memory_at_its_highest(subject: Subject) -> Verdict:
-    """Of the process, and of the GPU."""
+    """Report the peak memory of the process and of the GPU."""
     subject.whole  # noqa: B018 (a training)
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     gpu = f", {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB on the GPU" if torch.cuda.is_available() else ""
@@ -225,7 +225,7 @@ def memory_at_its_highest(subject: Subject) -> Verdict:
 
 @check("fast", "help", "what would make it faster?")
 def what_would_help(subject: Subject) -> Verdict:
-    """Each change is tried and measured; of batch sizes, as long as there is memory for them."""
+    """Measure the training with one setting changed at a time; batch sizes grow until memory runs out."""
     base, size = _step_of(subject, _settings(subject)), subject.told.data.get("batch_size", 1)
     gains = dict[str, float]()
     for text, settings in _changes(subject).items():
@@ -242,7 +242,7 @@ def what_would_help(subject: Subject) -> Verdict:
 
 
 def _changes(subject: Subject) -> dict[str, schema.Train]:
-    """What may be faster, as one types it."""
+    """Return changed settings that may be faster, by the override that makes them."""
     told, changes = subject.told, dict[str, schema.Train]()
     base = _settings(subject)
 

@@ -1,4 +1,4 @@
-"""Is the module right: what a step changes, what a validation measures."""
+"""Checks of the module: gradients, what a step changes, and what a validation measures."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -25,20 +25,20 @@ from litlab.checks.watch import Watch
 from litlab.training.build import Training
 
 OVERFIT_STEPS, OVERFIT_S = 300, 20
-"""Steps on one batch, in which its loss should fall to SHARE of what it was; fewer if they take longer."""
+"""At most so many steps, and seconds, on one batch; its loss should fall to SHARE of its first value."""
 
 SHARE = 0.7
 
 VALIDATED_TWICE = 3
-"""Batches of a validation that are measured in several ways."""
+"""Validation batches whose metrics are compared."""
 
 SAME = 1e-4
-"""How far a metric may be, as a share of it, if the same examples come in other batches: sums round otherwise."""
+"""Relative tolerance of a metric when the batches are cut differently, as sums are then rounded differently."""
 
 
 @check("right", "start", "is the loss at the start that of chance?")
 def starts_by_chance(subject: Subject) -> Verdict:
-    """Cross-entropy of a network that knows nothing is the logarithm of the number of classes."""
+    """Compare the first loss with log(number of classes), the cross-entropy of a uniform prediction."""
     training = subject.built()
     labels = torch.cat([labels_of(batch) for batch in batches(only_loader(training, "train_dataloader"), 6)])
     classes = int(labels.max()) + 1
@@ -54,7 +54,7 @@ def starts_by_chance(subject: Subject) -> Verdict:
 
 @check("right", "gradients", "does every parameter get a gradient?")
 def all_get_gradients(subject: Subject) -> Verdict:
-    """In one of the first steps, one that is finite and not zero."""
+    """Look for parameters whose gradient is missing, zero or not finite in all steps."""
     watch = subject.watched
     trained = watch.before.keys() - watch.frozen
     if watch.not_finite:
@@ -68,7 +68,7 @@ def all_get_gradients(subject: Subject) -> Verdict:
 
 @check("right", "changes", "does a step change what it should?")
 def steps_change_weights(subject: Subject) -> Verdict:
-    """Parameters that are trained move, frozen ones do not, and schedules go on at their pace."""
+    """Compare parameters before and after training, and the number of scheduler steps."""
     watch = subject.watched
     moved = {name for name, weight in watch.before.items() if not torch.equal(weight, watch.after[name])}
     if astray := moved & watch.frozen:
@@ -94,29 +94,29 @@ def _some(names: set[str]) -> str:
 
 
 class UntilLearned(Watch):
-    """Ends the training once the loss has fallen to SHARE of what it was."""
+    """Stops the training once the loss has fallen to SHARE of its first value."""
 
     def latest(self) -> float:
-        """The mean of the last losses, some of which may be low by chance."""
+        """Return the mean of the last ten losses, as single ones may be low by chance."""
         return fmean(self.losses[-10:])
 
     def has_learned(self) -> bool:
-        """Whether the loss has fallen that far."""
+        """Return whether the loss has fallen to SHARE of its first value."""
         return self.latest() <= max(SHARE * self.losses[0], 1e-3)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the loss, and stop if it is low."""
+        """Keep the loss, and stop once it is low."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         trainer.should_stop |= len(self.losses) >= 10 and self.has_learned()
 
 
 @check("right", "overfit", "can one batch be learned by heart?")
 def overfits_a_batch(subject: Subject) -> Verdict:
-    """The loss of a batch that is trained on again and again falls."""
+    """Train on one batch until its loss has fallen."""
     if not subject.built().module.automatic_optimization:
-        return skipped("the module optimizes by itself")
+        return skipped("the module uses manual optimization")
     watch = UntilLearned()
     settings = subject.settings(
         monitored=False, limit_train_batches=1, limit_val_batches=0,
@@ -138,7 +138,7 @@ def overfits_a_batch(subject: Subject) -> Verdict:
 
 @check("right", "validation", "does a validation leave the training alone?")
 def validation_changes_nothing(subject: Subject) -> Verdict:
-    """Weights, statistics and random numbers: after longer validations a training ends in the same."""
+    """Train with validations of one and of three batches, and compare weights and buffers."""
     if not subject.told.trainer.limit_val_batches:
         return skipped("there is no validation")
     lengths = (subject.settings(monitored=False, limit_val_batches=length) for length in (1, 3))
@@ -157,7 +157,7 @@ def validation_changes_nothing(subject: Subject) -> Verdict:
 
 @check("right", "metrics", "are the metrics of an epoch those of all its examples at once?")
 def metrics_are_of_all(subject: Subject) -> Verdict:
-    """Twice the same, and the same in batches of other sizes."""
+    """Validate twice on the same batches, and once with the batches cut differently."""
     training = subject.built()
     if not is_overridden("validation_step", training.module):
         return skipped("there is no validation_step")
@@ -182,7 +182,7 @@ def metrics_are_of_all(subject: Subject) -> Verdict:
 
 
 def validated(training: Training, given: Sequence[Any]) -> dict[str, float]:
-    """What a validation on these batches logs."""
+    """Validate on these batches, and return the logged metrics."""
     vars(training.data)["val_dataloader"] = lambda: DataLoader(list(given), batch_size=None)  # type: ignore[arg-type]
     training.trainer.limit_val_batches = len(given)
     (logged,) = training.trainer.validate(training.module, datamodule=training.data, verbose=False)
@@ -198,7 +198,7 @@ def _apart(one: Mapping[str, float], other: Mapping[str, float], tolerance: floa
 
 @check("right", "precision", "does bf16 compute what 32 bits do?")
 def bf16_is_close(subject: Subject) -> Verdict:
-    """The first losses, which small numbers of 8 bits change by less than a twentieth."""
+    """Compare the losses of the first steps in bfloat16 and in 32 bits."""
     if subject.told.trainer.precision not in ("auto", "bf16-mixed", "bf16-true", "bf16"):
         return skipped(f"trainer.precision={subject.told.trainer.precision}")
     watch = Watch()

@@ -1,4 +1,4 @@
-"""Running the checks, one after the other, and what they have found as a table or as JSON."""
+"""Runs the checks one after the other, and prints the results as a table or as JSON."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ COLOURS = {"passed": "green", "noted": "yellow", "failed": "red", "skipped": "di
 
 @dataclass(frozen=True)
 class Finding:
-    """A check with what it has found, and how long that took."""
+    """A check with its verdict and its duration."""
 
     check: Check
     verdict: Verdict
@@ -36,7 +36,7 @@ class Finding:
 
 
 def chosen(only: Sequence[str] | None) -> list[Check]:
-    """The checks of these names or groups; all where nothing is chosen.
+    """Return the checks of these names or groups; all if nothing is chosen.
 
     Raises:
         UserError: there is no such check or group.
@@ -48,7 +48,7 @@ def chosen(only: Sequence[str] | None) -> list[Check]:
 
 
 def findings(settings: schema.Train, checks: Sequence[Check]) -> Iterator[Finding]:
-    """Run these checks on a config."""
+    """Run checks on a config."""
     with tempfile.TemporaryDirectory(prefix="litlab-check-") as folder, silenced():
         subject = Subject(settings, Path(folder))
         for check in checks:
@@ -58,7 +58,7 @@ def findings(settings: schema.Train, checks: Sequence[Check]) -> Iterator[Findin
 
 @contextmanager
 def silenced() -> Iterator[None]:
-    """Trainings say nothing, and their warnings are of what a check has cut down."""
+    """Silence logs and warnings, which would be about the reduced trainings."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -70,7 +70,7 @@ def silenced() -> Iterator[None]:
 
 
 def judge(check: Check, subject: Subject) -> Verdict:
-    """What a check finds; an error is a failure, and says where it was raised."""
+    """Return a check's verdict; an exception is a failure, with the line that raised it."""
     try:
         return check.run(subject)
     except NotCheckable as error:
@@ -83,7 +83,7 @@ def judge(check: Check, subject: Subject) -> Verdict:
 
 
 def report(settings: schema.Train, checks: Sequence[Check], form: str) -> bool:
-    """Run the checks and print what they have found; whether none has failed."""
+    """Run the checks and print the results; return whether none has failed."""
     progress = Console(stderr=True)
     steps = track(
         findings(settings, checks), "checking", len(checks), console=progress, disable=not progress.is_terminal

@@ -1,4 +1,4 @@
-"""Is it safe: can what was trained be read, exported and used?"""
+"""Checks of the trained model: can it be loaded, used for prediction and exported?"""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ from litlab.training.build import Training
 
 @check("safe", "checkpoint", "does a checkpoint hold data alone?")
 def checkpoint_is_data(subject: Subject) -> Verdict:
-    """Tensors and plain values, which torch reads without building anything."""
+    """Load a checkpoint with weights_only=True."""
     file = subject.whole.folder / "checkpoints" / "last.ckpt"
     try:
         torch.load(file, weights_only=True)
@@ -30,7 +30,7 @@ def checkpoint_is_data(subject: Subject) -> Verdict:
 
 @check("safe", "predict", "is the answer to an example the same alone as in a batch?")
 def answers_are_of_one(subject: Subject) -> Verdict:
-    """In eval(), which predictions and exports are made in."""
+    """Compare the output for one example alone with its output in a batch, in eval mode."""
     training = subject.built()
     inputs = _transferred(training, batches(only_loader(training, "train_dataloader"), 1)[0])
     module = training.module.eval()
@@ -47,7 +47,7 @@ def answers_are_of_one(subject: Subject) -> Verdict:
 
 
 def _transferred(training: Training, batch: Any) -> Tensor:
-    """The inputs as training_step gets them."""
+    """Return the inputs as training_step gets them."""
     module = training.module
     hooked = training.data.on_after_batch_transfer(batch, 0)
     return inputs_of(hooked).to(module.device)
@@ -55,7 +55,7 @@ def _transferred(training: Training, batch: Any) -> Tensor:
 
 @check("safe", "export", "does an exported model answer the same?")
 def export_answers_the_same(subject: Subject) -> Verdict:
-    """By torch.export, on the test examples."""
+    """Export by torch.export, and compare the outputs on the test examples."""
     run = subject.whole
     if not is_overridden("test_dataloader", subject.built().data):
         return skipped("there is no test_dataloader")

@@ -1,4 +1,4 @@
-"""What is checked: a config, cut down to a few batches of its data."""
+"""The config under check, reduced to a few batches, and helpers to train it and to compare results."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -22,18 +22,18 @@ from litlab.training.build import Training, build_training
 from litlab.training.train import train
 
 BATCHES, EPOCHS = 6, 2
-"""What a training is cut down to."""
+"""Training batches in an epoch, and epochs, of a reduced training."""
 
 VALIDATED = 2
-"""Batches of a validation."""
+"""Validation batches of a reduced training."""
 
 
 class Subject:
-    """The user's data and module, as a config has them.
+    """A config under check, with the user's data module and LightningModule.
 
     Args:
-        settings: of a training.
-        folder: where trainings leave their results; it is the caller's to remove.
+        settings: the config.
+        folder: gets a sub-folder for each training; the caller removes it.
     """
 
     def __init__(self, settings: schema.Train, folder: Path) -> None:
@@ -41,12 +41,12 @@ class Subject:
         self._numbers = count()
 
     def settings(self, *, monitored: bool = True, data: dict[str, Any] | None = None, **trainer: Any) -> schema.Train:
-        """The settings of a training that is cut down; if it is not `monitored`, without what goes by a metric.
+        """Return the settings of a reduced training.
 
         Args:
-            monitored: whether a metric says which weights are best, when to stop, how the learning rate goes on.
-            data: of the data module.
-            trainer: arguments of the Trainer.
+            monitored: whether there is a monitored metric; False leaves out early stopping and ReduceLROnPlateau, too.
+            data: changed settings of the data module.
+            trainer: changed arguments of the Trainer.
         """
         cut = {
             "precision": "32-true", "max_epochs": EPOCHS, "max_steps": -1, "max_time": None, "profiler": None,
@@ -72,7 +72,7 @@ class Subject:
         )  # fmt: skip
 
     def train(self, settings: schema.Train, *callbacks: Callback, stopped_at: int | None = None) -> Run:
-        """Train; if it is stopped before that batch of the second epoch, go on in another Trainer."""
+        """Train; with `stopped_at`, stop before that batch of the second epoch and resume in a new Trainer."""
         folder = self._new_folder()
         if stopped_at is None:
             return train(settings, Run.create(folder, settings.seed), callbacks=callbacks)
@@ -85,7 +85,7 @@ class Subject:
         raise NotCheckable("an epoch has too few batches to be stopped in")
 
     def built(self, **trainer: Any) -> Training:
-        """The data, the module with its first weights, and a Trainer, whose data are set up."""
+        """Build data, module and Trainer without training, and set up the data."""
         settings = self.settings(**trainer)
         seed_everything(settings.seed, workers=True, verbose=False)
         training = build_training(settings, Run.create(self._new_folder(), settings.seed))
@@ -95,18 +95,18 @@ class Subject:
 
     @cached_property
     def watched(self) -> Watch:
-        """A training that was watched."""
+        """Train once, with a Watch, which is returned."""
         watch = Watch()
         self.train(self.settings(), watch)
         return watch
 
     def affordable(self, most: int, seconds: float) -> int:
-        """How many steps fit into so many seconds, ten at least."""
+        """Return how many steps fit into so many seconds: at least 10, at most `most`."""
         return int(min(most, max(10, seconds / self.watched.seconds)))
 
     @cached_property
     def whole(self) -> Run:
-        """A training that was left alone."""
+        """Train once, without further callbacks."""
         return self.train(self.settings())
 
     def _new_folder(self) -> Path:
@@ -116,18 +116,18 @@ class Subject:
 
 
 def final(run: Run) -> dict[str, Any]:
-    """The weights, the optimizers' states and the schedules' at the end of a run."""
+    """Read the state dicts of module, optimizers and schedulers at the end of a run."""
     checkpoint = read(run.folder / "checkpoints" / "last.ckpt")
     return {part: checkpoint[part] for part in ("state_dict", "optimizer_states", "lr_schedulers")}
 
 
 def difference(one: Any, other: Any, tolerance: float = 0.0) -> str | None:
-    """How two states differ, which are nested tensors and values; None where they do not.
+    """Describe how two nested states of tensors and values differ; None if they are equal.
 
     Args:
-        one: a state.
-        other: another one.
-        tolerance: of tensors, as a share of the largest number in each.
+        one: the first state.
+        other: the second state.
+        tolerance: largest difference allowed, relative to the largest number of a tensor.
     """
     ones, shape = tree_flatten(one)
     others, other_shape = tree_flatten(other)
@@ -139,7 +139,7 @@ def difference(one: Any, other: Any, tolerance: float = 0.0) -> str | None:
 
 
 def _gap(one: Any, other: Any) -> float:
-    """The largest difference of two tensors as a share of the largest number; of two values, whether they differ."""
+    """Return the largest relative difference of two tensors; for other values 0 or 1."""
     if not isinstance(one, Tensor):
         return float(one != other)
     if one.shape != other.shape or one.dtype != other.dtype:
@@ -151,17 +151,17 @@ def _gap(one: Any, other: Any) -> float:
 
 
 def measured(run: Run) -> dict[str, float]:
-    """What the record says was measured at the end, without the speed."""
+    """Return the metrics at the end of a run, without its speed."""
     return {name: value for name, value in run.record.metrics.last.items() if name != "examples_per_second"}
 
 
 def batches(loader: Any, most: int) -> list[Any]:
-    """The first batches of a loader."""
+    """Return the first batches of a loader."""
     return list(islice(iter(loader), most))
 
 
 def only_loader(training: Training, name: str) -> Any:
-    """The loader of that name.
+    """Return the loader that the data module's method of this name gives.
 
     Raises:
         NotCheckable: there is none, or there are several.
@@ -178,7 +178,7 @@ def only_loader(training: Training, name: str) -> Any:
 
 
 def inputs_of(batch: Any) -> Tensor:
-    """What the network is given.
+    """Return the inputs of a batch.
 
     Raises:
         NotCheckable: a batch is not a tensor, or a pair that begins with one.
@@ -190,7 +190,7 @@ def inputs_of(batch: Any) -> Tensor:
 
 
 def labels_of(batch: Any) -> Tensor:
-    """The classes of a batch's examples: int64 (N,).
+    """Return the labels of a batch: int64 (N,).
 
     Raises:
         NotCheckable: a batch is not a pair whose second part they are.
@@ -202,13 +202,13 @@ def labels_of(batch: Any) -> Tensor:
 
 
 def examples_of(batch: Any) -> Iterator[bytes]:
-    """The bytes of each example's input."""
+    """Yield each example's input as bytes."""
     inputs = inputs_of(batch).cpu().contiguous()
     yield from (one.tobytes() for one in inputs.reshape(len(inputs), -1).numpy())
 
 
 def cut_anew(given: Sequence[Any], sizes: Sequence[int]) -> list[Any]:
-    """The examples of these batches in batches of other sizes.
+    """Split the examples of these batches into batches of other sizes.
 
     Raises:
         NotCheckable: they are not made of tensors with an entry for each example.

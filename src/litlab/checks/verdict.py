@@ -1,4 +1,4 @@
-"""What a check finds."""
+"""Checks and their verdicts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ GROUPS: tuple[Group, ...] = get_args(Group)
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check has found.
+    """The result of a check.
 
     Attributes:
-        status: failed asks for a change; noted is worth a look, and may be meant.
-        found: a figure, or the cause as far as it can be told.
-        advice: what to do; empty where nothing is.
+        status: `failed` asks for a change; `noted` may be intended.
+        found: a figure, or the cause of a failure.
+        advice: what to do; empty if there is nothing to do.
     """
 
     status: Literal["passed", "noted", "failed", "skipped"]
@@ -24,35 +24,35 @@ class Verdict:
 
 
 def passed(found: str) -> Verdict:
-    """Nothing is wrong."""
+    """Return the verdict that nothing is wrong."""
     return Verdict("passed", found)
 
 
 def noted(found: str, advice: str) -> Verdict:
-    """Something to look at."""
+    """Return the verdict that something may be wrong."""
     return Verdict("noted", found, advice)
 
 
 def failed(found: str, advice: str) -> Verdict:
-    """Something to change."""
+    """Return the verdict that something is wrong."""
     return Verdict("failed", found, advice)
 
 
 def skipped(why: str) -> Verdict:
-    """It could not be checked."""
+    """Return the verdict that nothing could be checked."""
     return Verdict("skipped", why)
 
 
-class NotCheckable(Exception):  # noqa: N818 (it is no error)
-    """What is checked lacks what a check needs; the message says what."""
+class NotCheckable(Exception):  # noqa: N818 (it ends a check, not the command)
+    """Raised where the data or the module lacks what a check needs."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """A check by its name.
+    """A check that has been registered.
 
     Attributes:
-        question: what it answers.
+        question: what the check answers.
         run: takes a litlab.checks.subject.Subject.
     """
 

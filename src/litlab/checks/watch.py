@@ -1,4 +1,4 @@
-"""Callbacks that look at a training while it goes on, or stop it."""
+"""Callbacks that observe a training, or stop it."""
 
 import math
 import time
@@ -15,20 +15,20 @@ from litlab.errors import Pruned
 
 
 class Watch(Callback):
-    """Sees what happens to the weights in a training, and what it is told of the loss.
+    """Records losses, gradients and parameters during a training.
 
     Attributes:
-        losses: of each batch.
-        before, after: the parameters, at the beginning and at the end.
-        with_gradient: names of parameters that had a gradient that is not zero.
-        not_finite: names of those that had one that is not finite.
+        losses: the training loss of each batch.
+        before, after: the parameters at the start and at the end, by name.
+        with_gradient: names of parameters that had a non-zero gradient.
+        not_finite: names of parameters that had a gradient with NaN or infinity.
         steps: optimizer steps done.
-        seconds: of the fastest batch.
-        draws: whether a step draws random numbers.
-        frozen: names of those that are not trained.
-        optimizers: their classes; none where the module optimizes by itself.
-        optimized: names of those that an optimizer has.
-        schedules: how often each learning-rate schedule was stepped, and how often it should have been.
+        seconds: time of the fastest batch.
+        draws: whether a step draws from torch's generator.
+        frozen: names of parameters with requires_grad=False.
+        optimizers: classes of the optimizers; empty for manual optimization.
+        optimized: names of parameters that an optimizer has.
+        schedules: how often each scheduler was stepped, and how often it should have been.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Watch(Callback):
         self.schedules: dict[str, tuple[int, int]] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the weights."""
+        """Keep the parameters, and note which are trained."""
         self.before = _copied(pl_module)
         self.optimizers = [type(one) for one in trainer.optimizers] if pl_module.automatic_optimization else []
         groups = (group for optimizer in trainer.optimizers for group in optimizer.param_groups)
@@ -62,7 +62,7 @@ class Watch(Callback):
         self._drawn = torch.get_rng_state()
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the gradients."""
+        """Record which parameters have a gradient."""
         for name, parameter in pl_module.named_parameters():
             if parameter.grad is not None:
                 if parameter.grad.isfinite().all():
@@ -82,7 +82,7 @@ class Watch(Callback):
             self.losses.append(float(loss.detach()))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the weights, and how far the schedules are."""
+        """Keep the parameters and the number of scheduler steps."""
         self.after, self.steps = _copied(pl_module), trainer.global_step
         for config in trainer.lr_scheduler_configs if pl_module.automatic_optimization else ():
             schedule = config.scheduler
@@ -92,7 +92,7 @@ class Watch(Callback):
 
 
 class StopAt(Callback):
-    """Ends a training before a batch of its second epoch."""
+    """Stops a training before a batch of its second epoch."""
 
     def __init__(self, batch: int) -> None:
         self.batch = batch

@@ -1,4 +1,4 @@
-"""Runs a command in Hydra."""
+"""Runs a command as a Hydra application."""
 
 import re
 import sys
@@ -22,7 +22,7 @@ OTHERS = ("hydra_help", "cfg", "info", "shell_completion", "experimental_rerun",
 
 
 class _SeveralJobs(Exception):  # noqa: N818 (a config may ask for them, as -m does)
-    """The config has hydra.mode=MULTIRUN."""
+    """Raised where the composed config has hydra.mode=MULTIRUN."""
 
 
 class _App(Hydra):
@@ -43,9 +43,9 @@ class _App(Hydra):
 
 
 def run(name: str, job: Callable[[DictConfig], None]) -> None:
-    """Do the job with the config of that name as the command line has it.
+    """Compose the config of this name with the command line's overrides, and run the job.
 
-    `hydra.main` does the same; but before it composes the config it composes it, too, to read `hydra.mode` off it.
+    `hydra.main` does the same, but composes the config once more before, only to read `hydra.mode`.
     """
     args = get_args(sys.argv[1:])
     if any(getattr(args, option) for option in OTHERS):

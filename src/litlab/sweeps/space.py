@@ -237,10 +237,9 @@ def value_of(text: str, distribution: "BaseDistribution") -> str | float:
 
 def in_grammar(value: bool | float | str) -> str:
     """Write a value in Hydra's grammar; a text that Hydra could read as something else is quoted."""
-    is_word = isinstance(value, str) and re.fullmatch(r"(?!(?i:true|false|null|inf|nan)$)[A-Za-z_][\w./-]*", value)
-    return (
-        as_override(value) if is_word or not isinstance(value, str) else QuotedString(value, Quote.double).with_quotes()
-    )
+    if not isinstance(value, str) or WORD.fullmatch(value):
+        return as_override(value)
+    return QuotedString(value, Quote.double).with_quotes()
 
 
 def overrides(params: Params) -> list[Override]:
