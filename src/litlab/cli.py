@@ -31,23 +31,11 @@ from litlab.project import CONFIGS, groups
 from litlab.runs.run import refuse_taken
 from litlab.runs.storage_faults import storage_may_fail
 
-COMMANDS = (
-    "train",
-    "evaluate",
-    "reproduce",
-    "compare",
-    "predict",
-    "export",
-    "trust",
-    "rename",
-    "report",
-    "schema",
-    "check",
-)
-"""Each is a module of that name in litlab.commands."""
-
 BY_LITLAB_ALONE = ("export", "trust", "rename", "report", "schema", "check")
 """Commands without a script of their own: a shell, or the system, has commands of these names."""
+
+COMMANDS = ("train", "evaluate", "reproduce", "compare", "predict", *BY_LITLAB_ALONE)
+"""Each is a module of that name in litlab.commands."""
 
 EXPLAINED = (UserError, HydraException, OmegaConfBaseException)
 """Errors that become lines, and exit code 2."""
@@ -64,8 +52,8 @@ def find(name: str) -> Command[Any]:
 
 def help_of(name: str) -> str:
     """Return what `NAME --help` prints."""
-    options = {group: ", ".join(sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))) for group in groups()}
-    listed = "\n".join(f"{group}: {names}" for group, names in options.items())
+    options = {group: sorted(file.stem for file in (CONFIGS / group).glob("*.yaml")) for group in groups()}
+    listed = "\n".join(f"{group}: {', '.join(names)}" for group, names in options.items())
     typed = f"litlab {name}" if name in BY_LITLAB_ALONE else name
     shown = f"Show all keys and values:     {typed} --cfg job\n  Hydra's own flags:            {typed} --hydra-help"
     return f"{find(name).help.replace('$GROUPS', listed)}\n  {shown}\n"
@@ -132,7 +120,7 @@ train, evaluate, reproduce, compare, predict = (
 
 
 def _help(name: str, arguments: Sequence[str]) -> str:
-    """What `--help` shows of a command, or of one of its groups."""
+    """Return the help of a command, or of one of the groups of `train`."""
     group = asked_group(arguments) if name == "train" else None
     if group is None:
         return help_of(name)

@@ -35,7 +35,7 @@ def replacing_classes(trainer: Trainer) -> list[str]:
 
 
 def resume_averaging(trainer: Trainer) -> None:
-    """Let StochasticWeightAveraging go on in the middle of an epoch, at whose start alone it makes its schedule."""
+    """Let StochasticWeightAveraging restore its scheduler in the middle of an epoch; Lightning does so at its start."""
     if trainer.fit_loop.restarted_mid_epoch:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, StochasticWeightAveraging):

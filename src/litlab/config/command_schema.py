@@ -38,7 +38,7 @@ class Sweep(Settings):
     over: dict[str, Annotated[int, Field(ge=2)] | Annotated[list[bool | int | float | str], Field(min_length=2)]] = (
         Field(default={})
     )
-    """Keys with several values, {seed: 3} for 0, 1 and 2: each choice is tried with all, and judged by their mean."""
+    """Keys that the jobs of a trial differ in, {seed: 3} for 0, 1 and 2; a trial is judged by the mean of its jobs."""
     timeout: Duration | None = None
     """Time, as DD:HH:MM:SS or 90m, 2h, 1d, after which no job is begun any more; null for no limit."""
     dry_run: bool
@@ -81,7 +81,7 @@ class Sampled(Sweep):
     sampler: Literal["random", "tpe", "cmaes", "gp", "nsgaii"]
     """What chooses the jobs: chance, or one of Optuna's samplers, which look at the jobs before."""
     n_trials: Annotated[int, Field(gt=0, le=MOST_JOBS)]
-    """Jobs in all; with `over`, sets of jobs."""
+    """Number of trials; without `over` each is one job."""
     seed: Seed
     """Seed of the choices."""
     first: list[dict[str, Any]] = Field(default=[])

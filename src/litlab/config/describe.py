@@ -54,11 +54,9 @@ def group_schema(group: str) -> Schema:
 def command_schema(settings: type[Settings]) -> Schema:
     """Return the JSON Schema of a command's own config."""
     schema = model_schema(settings)
-    schema["properties"] |= {
-        "defaults": {},
-        "hydra": {},
-        **(_train_properties() if issubclass(settings, TrainCommand) else {}),
-    }
+    schema["properties"] |= {"defaults": {}, "hydra": {}}
+    if issubclass(settings, TrainCommand):
+        schema["properties"] |= _train_properties()
     return schema
 
 

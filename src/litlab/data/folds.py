@@ -6,14 +6,14 @@ from torch import Tensor
 
 
 def fold_numbers(labels: Tensor, folds: int, seed: int) -> Tensor:
-    """The fold that each example is in: int64 (N,), from 0.
+    """Assign each example to a fold, from 0, stratified by class: int64 (N,).
 
-    Folds differ in size by one at most, and so do the numbers of any class in them.
+    Sizes of folds differ by one at most, and so do the numbers of examples of any class.
 
     Args:
-        labels: the examples' classes: int64 (N,); all zeros for folds that regard no classes.
+        labels: the examples' classes: int64 (N,); all zeros for folds that are not stratified.
         folds: how many there are.
-        seed: of the choice.
+        seed: seed of the assignment.
     """
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(labels)))
     by_class = order[labels[order].argsort(stable=True)]

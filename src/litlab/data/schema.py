@@ -12,9 +12,9 @@ class Folds(Settings):
     """Settings of data modules that can hold out a fold; see litlab.data.folds."""
 
     folds: Annotated[int, Field(ge=2)] | None = Field(default=None)
-    """Into how many folds the data are dealt that are not tested on; one is held out. Null holds out a share."""
+    """Number of folds of the data that are not tested on; one is held out. Null holds out a share instead."""
     fold: NonNegativeInt = Field(default=0)
-    """Which of the folds is held out, from 0."""
+    """The fold that is held out, from 0."""
 
     @cross_check(mode="after")
     def _fold_is_one_of_them(self) -> Self:

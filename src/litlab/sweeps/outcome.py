@@ -93,10 +93,7 @@ def record_of(folder: Path) -> Record | None:
 
 
 def best_jobs(jobs: Sequence[JobResult], objectives: Mapping[str, Literal["min", "max"]]) -> list[int]:
-    """The number of the job with the best value; of several objectives, those than which no other is better in all.
-
-    Likewise of trials.
-    """
+    """Return the number of the job, or trial, with the best value; of several objectives, the Pareto front."""
     done = {
         number: [job.values[name] * (1 if mode == "min" else -1) for name, mode in objectives.items()]
         for number, job in enumerate(jobs)

@@ -29,7 +29,7 @@ from litlab.errors import UserError
 from litlab.files import LARGEST_PLAN, read_text, write_text
 from litlab.messages import first_lines, first_problem, visible
 from litlab.sweeps.bases import OBJECTIVES, Base, Objectives, compose_bases, objectives_of
-from litlab.sweeps.space import Dimension, Params, first_jobs, grid, in_grammar, overrides, texts
+from litlab.sweeps.space import Dimension, Params, first_jobs, grid, override_value, overrides, texts
 
 FILE = "plan.json"
 
@@ -53,7 +53,7 @@ class Plan(Settings):
     jobs: list[Params]
     """The trials of a grid, in order; otherwise none."""
     planned: int
-    """How many trials there are; a trial is a job, or as many as `replicates`."""
+    """Number of trials; a trial has one job for each of `replicates`."""
     study: str
     """Name of Optuna's study in a database, which others may share."""
 
@@ -73,8 +73,8 @@ class Plan(Settings):
         varied = [override for override in given.values() if override.is_sweep_override()]
         fixed = [str(override.input_line) for override in given.values() if not override.is_sweep_override()]
         told = {override.key_or_group.partition(".")[0] for override in given.values()}
-        if twice := next((key for key in sampling.over if key in (one.key_or_group for one in given.values())), None):
-            raise UserError(f"sweep.over: {twice} has values of its own; leave out one of the two")
+        if twice := sampling.over.keys() & {override.key_or_group for override in given.values()}:
+            raise UserError(f"sweep.over: {min(twice)} has values of its own; leave out one of the two")
         if "test" not in told:
             fixed.append("test=false")  # a sweep that looks at the test set has chosen by it
         if "views" not in told:
@@ -125,14 +125,16 @@ class Plan(Settings):
 
     @cached_property
     def replicates(self) -> list[Params]:
-        """What the jobs of each trial have besides the trial's values, by `sweep.over`; without it a single {}."""
+        """The values that the jobs of a trial differ in, by `sweep.over`; a single {} without it."""
         told = self.sampling.over
-        values = [map(in_grammar, range(several) if isinstance(several, int) else several) for several in told.values()]
+        values = [
+            map(override_value, range(several) if isinstance(several, int) else several) for several in told.values()
+        ]
         return [dict(zip(told, chosen, strict=True)) for chosen in product(*values)]
 
     @property
     def n_jobs(self) -> int:
-        """How many jobs there are; the first trial's come first."""
+        """Number of jobs; those of the first trial come first."""
         several = self.sampling.over.values()
         return self.planned * math.prod(count if isinstance(count, int) else len(count) for count in several)
 

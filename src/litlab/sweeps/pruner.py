@@ -12,14 +12,14 @@ from litlab.sweeps.storage import answering, trial_of
 
 
 def report_key(validation: int, place: int | str) -> str:
-    """The attribute of a trial of several jobs that has what the job at this place has reported."""
+    """Return the user attribute of a trial that holds what its job at this place has reported."""
     return f"{validation}/{place}"
 
 
 class Pruner:
     """Tells a job, in whichever process, whether to stop because others do better.
 
-    A trial of several jobs is judged by their mean: at each validation, of those jobs that have come so far.
+    A trial of several jobs is judged by the mean of those jobs that have reported a validation so far.
 
     Args:
         study: Optuna's.
@@ -45,7 +45,7 @@ class Pruner:
                     return self._is_beaten(report_key(validation, self._place), validation, value)
                 self._trial.report(value, validation)
                 return self._trial.should_prune()
-            except UpdateFinishedTrialError:  # by another of its jobs; or the job is done again, its folder being gone
+            except UpdateFinishedTrialError:  # another job has ended the trial, or this job is done again
                 ended = self._study._storage.get_trial(self._trial._trial_id).state
                 return self._place is not None and ended == TrialState.PRUNED
 
@@ -53,19 +53,19 @@ class Pruner:
         storage, trial = self._study._storage, self._trial._trial_id
         self._trial.set_user_attr(key, value)
         counted = 0
-        while len(told := self._reports(validation)) > counted:  # another job may report meanwhile
+        while len(reports := self._reports(validation)) > counted:  # another job may report meanwhile
             if storage.get_trial(trial).user_attrs.get("pruned"):
-                return True  # another of its jobs was told so
-            storage.set_trial_intermediate_value(trial, validation, fmean(told))  # Trial.report would keep the first
-            counted = len(told)
+                return True  # another job was told to stop
+            storage.set_trial_intermediate_value(trial, validation, fmean(reports))  # Trial.report would keep the first
+            counted = len(reports)
         known = copy(storage.get_trial(trial))
-        # What the trial's other jobs reported of later validations has been judged, and is not to be judged here.
+        # Other jobs of the trial may have reported later validations, which were judged then.
         known.intermediate_values = {at: one for at, one in known.intermediate_values.items() if at <= validation}
         if is_beaten := self._study.pruner.prune(self._study, known):
             self._trial.set_user_attr("pruned", True)
         return is_beaten
 
     def _reports(self, validation: int) -> list[float]:
-        """What the trial's jobs have reported of a validation."""
+        """Return what the jobs of the trial have reported at a validation."""
         reported = self._study._storage.get_trial(self._trial._trial_id).user_attrs
         return [value for key, value in reported.items() if key.startswith(report_key(validation, ""))]

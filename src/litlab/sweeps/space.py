@@ -235,7 +235,7 @@ def value_of(text: str, distribution: "BaseDistribution") -> str | float:
     return float(text) if isinstance(distribution, FloatDistribution) else text
 
 
-def in_grammar(value: bool | float | str) -> str:
+def override_value(value: bool | float | str) -> str:
     """Write a value in Hydra's grammar; a text that Hydra could read as something else is quoted."""
     if not isinstance(value, str) or WORD.fullmatch(value):
         return as_override(value)
