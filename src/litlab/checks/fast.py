@@ -234,6 +234,11 @@ def what_would_help(subject: Subject) -> Verdict:
             gains[text] = more * base / _step_of(subject, settings)
         except (torch.OutOfMemoryError, MemoryError):
             break  # the next one is larger
+    return best_of(gains)
+
+
+def best_of(gains: Mapping[str, float]) -> Verdict:
+    """Name the three changes with the highest speed-ups, of those that are worth it."""
     best = sorted((gain, text) for text, gain in gains.items() if gain >= WORTH)[::-1][:3]
     tried = ", ".join(gains) or "nothing"
     if not best:
