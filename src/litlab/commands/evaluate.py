@@ -1,5 +1,8 @@
 """`evaluate run=FOLDER`: test the weights that a run left behind."""
 
+from pathlib import Path
+from typing import Literal
+
 from litlab.commands.command import Command, Request
 from litlab.commands.trained import OfRun, Trained
 from litlab.config.compose import write_config
@@ -15,7 +18,9 @@ evaluate: test the weights that a run left behind.
   evaluate run=logs/train/runs/TIME                         this run's best weights
   evaluate run=logs/train/runs/TIME/checkpoints/last.ckpt   these weights
   evaluate run=… accelerator=cpu                            on the CPU
-  evaluate run=… data.dir=/other/place                      the run's data has moved
+  evaluate run=… data.dir=/other/place                      the run's data has moved, or other data
+  evaluate run=… split=val                                  the validation split, or train, or test
+  evaluate run=… output=examples.csv                        a row for each example: target, prediction, scores
 """
 
 
@@ -31,6 +36,10 @@ class Evaluate(OfRun):
 
     data: DataPlace
     """Where the run's data is by now."""
+    split: Literal["train", "val", "test"]
+    """Part of the data: by `test_step` for test, else by `validation_step`; the training split without shuffling."""
+    output: str | None
+    """CSV file to write, with a row for each example; null for none."""
 
 
 def run(request: Request[Evaluate]) -> None:
@@ -43,7 +52,9 @@ def run(request: Request[Evaluate]) -> None:
     from litlab.inference.evaluate import evaluate
 
     accelerator = asked.accelerator or settings.trainer.accelerator
-    evaluate(settings, trained.checkpoint, accelerator, trained.run.record.precision, request.folder)
+    output = Path(asked.output).expanduser() if asked.output else None
+    precision = trained.run.record.precision
+    evaluate(settings, trained.checkpoint, accelerator, precision, request.folder, asked.split, output)
 
 
 def _with_data_in(settings: Train, folder: str) -> Train:

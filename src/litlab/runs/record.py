@@ -87,7 +87,7 @@ class Metrics(Part):
     validations: list[Validation] = []
     """All of them, in order; none where nothing is monitored."""
     test: dict[str, float] = {}
-    """Of the best weights, on the test set."""
+    """Of the best weights, on the test set; of an evaluation, on the split that it was asked for."""
     test_by_class: dict[str, float] = {}
     """Share of each class's test images that were recognised."""
 
@@ -140,6 +140,8 @@ class Record(Part):
     """Paths inside the run's folder."""
     evaluated: str | None = None
     """The checkpoint that `evaluate` took."""
+    evaluated_split: Literal["train", "val", "test"] | None = None
+    """The part of the data that it took."""
     git: Git | None = None
     """None where the source is not in a git repository."""
     python: str
