@@ -22,6 +22,7 @@ export: one file that answers as a run's model does, without this project.
   litlab export run=last format=safetensors       the network's weights: export/model.safetensors
   litlab export run=logs/train/runs/TIME file=network.onnx
 
+Any module with a `forward` can be exported: a classifier answers by probabilities, others by the outputs of `forward`.
 What was written is run on the whole test set; unless it answers the same, it is removed and the exit code is 1.
 """
 
@@ -32,7 +33,7 @@ class Export(Settings):
     run: str | int
     """Folder of the run, a checkpoint in it, or `last` for the newest run."""
     format: Literal["onnx", "torch_export", "safetensors"]
-    """What is written: a model for ONNX Runtime, one for torch.export.load, or the network's weights alone."""
+    """What is written: a model for ONNX Runtime, one for torch.export.load, or the weights alone."""
     file: str | None
     """Where to; null for `export/model` in the run's folder, with the format's extension."""
     paths: Paths

@@ -178,7 +178,7 @@ def _slices(names: Sequence[str], size: int) -> Iterator[Sequence[str]]:
     return (names[start : start + size] for start in range(0, len(names), size))
 
 
-def with_progress(steps: Iterable[Any], total: int) -> Iterable[Any]:
+def with_progress(steps: Iterable[Any], total: int | None) -> Iterable[Any]:
     """The steps, with a progress bar that vanishes, on a terminal."""
     console = Console(stderr=True)
     return track(steps, "", total, console=console, transient=True, disable=not console.is_terminal)
