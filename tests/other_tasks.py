@@ -49,6 +49,20 @@ class Texts(Task):
         return {**batch, "tokens": batch["tokens"][:, : 3 + int(batch["tokens"][0, 0]) % 9]}
 
 
+class NumberedTexts(Texts):
+    """With a number for each example that is no class."""
+
+    def shortened(self, examples):
+        return {**super().shortened(examples), "number": torch.arange(len(examples))}
+
+
+class Empty(Task):
+    """No examples at all."""
+
+    def loader(self):
+        return []
+
+
 class Masks(Task):
     """Small pictures, and the class of each pixel."""
 

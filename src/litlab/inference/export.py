@@ -2,12 +2,13 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from PIL import Image
@@ -59,16 +60,12 @@ def export(run: Run, trained: schema.Train, checkpoint: Path, form: Format, file
     data, module = restored(trained, checkpoint)
     module.eval().requires_grad_(False).to(memory_format=torch.contiguous_format)  # as files store weights
     tests, of_tests, no_tests = _tests(data)
-    model = _standalone(run, data, module, list(islice(tests, SOME_BATCHES)))
+    if not (batches := list(islice(tests, SOME_BATCHES))):
+        raise UserError(f"the data module has no {of_tests}, on which the file would be tried")
+    model = _standalone(run, data, module, batches)
     place = file or run.folder / "export" / f"model.{EXTENSIONS[form]}"
-    metadata = (
-        _identity(run, checkpoint)
-        | _interface(model)
-        | {
-            "model": json.dumps(trained.model),
-            "data": json.dumps(trained.data),
-        }
-    )
+    settings = {"model": json.dumps(trained.model), "data": json.dumps(trained.data)}
+    metadata = _identity(run, checkpoint) | _interface(model) | settings
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with replacing(place) as aside:
@@ -88,15 +85,17 @@ def _standalone(run: Run, data: LightningDataModule, module: LightningModule, ba
     """
     model, measured = Standalone(data, module, batches, is_classifier=False), run.record.metrics
     answer = model(*model.example)[0]
-    is_classifier = bool(measured.test_by_class) if measured.test else _classes(batches[0]) is not None
+    is_classifier = bool(measured.test_by_class) if measured.test else _classes(model, batches[0]) is not None
     is_classifier = is_classifier and answer.ndim == 2 and answer.shape[1] > 1 and answer.is_floating_point()
     return Standalone(data, module, batches, is_classifier)
 
 
-def _classes(batch: Any) -> Tensor | None:
-    """Return the last part of a batch, if it is a class for each example."""
-    last = tree_flatten(batch)[0][-1]
-    return last if isinstance(last, Tensor) and last.ndim == 1 and last.dtype == torch.int64 else None
+def _classes(model: Standalone, batch: Any) -> Tensor | None:
+    """Return the part of a batch that is a class for each example, besides the inputs; None if it is not clear."""
+    inputs, parts = set(map(id, model.inputs(batch))), tree_flatten(batch)[0]
+    others = [part for part in parts if isinstance(part, Tensor) and id(part) not in inputs]
+    found = [part for part in others if part.ndim == 1 and part.dtype == torch.int64]
+    return found[0] if len(found) == 1 else None
 
 
 def _interface(model: Standalone) -> dict[str, str]:
@@ -177,24 +176,25 @@ def _verify(model: Standalone, written: Answers, tests: Any, told: str) -> str:
     Raises:
         VerificationError: what was written recognises another number of examples, or its outputs are too far off.
     """
-    examples, right, right_written, is_random = 0, 0, 0, told.startswith("random")
+    examples, judged, right, right_written = 0, 0, 0, 0
     apart: list[Tensor] = []
-    for batch in with_progress(tests, len(tests) if isinstance(tests, Sized) else None):
+    for batch in with_progress(tests, sized_len(tests)):
         inputs = model.inputs(batch)
         ours, theirs = model(*inputs), _answers(written, inputs)
         examples += len(inputs[0])
-        if model.is_classifier and (truth := _classes(batch)) is not None:
+        if model.is_classifier and (truth := _classes(model, batch)) is not None:
+            judged += len(truth)
             right += int((ours[0].argmax(1) == truth).sum())
             right_written += int((theirs[0].argmax(1) == truth).sum())
         apart += [_distance(mine, its) for mine, its in zip(ours, theirs, strict=True)]
     difference = float(torch.stack(apart).max())
     if right_written != right or not difference <= CLOSE:  # nor if it is not a number
-        recognised = f"of {examples} {told} {right_written} are right, not {right}, and "
+        recognised = f"of {judged} {told} {right_written} are right, not {right}, and " if judged else ""
         raise VerificationError(
-            f"what was written does not answer as the run's model: {recognised if model.is_classifier else ''}outputs "
-            f"differ by up to {difference:.2g}; it was removed"
+            f"what was written does not answer as the run's model: {recognised}outputs differ "
+            f"by up to {difference:.2g}; it was removed"
         )
-    if model.is_classifier and not is_random:
+    if judged == examples and not told.startswith("random"):
         return f"{right} of {examples} {told} right, as the run's model; outputs within {difference:.1g} of its"
     return f"outputs within {difference:.1g} of the run's model's on {examples} {told}"
 

@@ -71,6 +71,13 @@ def test_a_file_answers_any_number_of_examples_by_the_names_of_forward(trained, 
     assert all(ending in line for line in told[-2:])
 
 
+def test_where_it_is_not_clear_what_is_the_class_nothing_is_said_to_be_right(trained, capsys):
+    run, config, _ = trained["TextClassifier"]
+    other = config.model_copy(update={"data": {"_target_": "other_tasks.NumberedTexts"}})
+    export(run, other, run.best_checkpoint(), "safetensors", None)
+    assert capsys.readouterr().out.endswith(": outputs within 0 of the run's model's on 21 test examples\n")
+
+
 @pytest.mark.parametrize("task", EXPORTED)
 def test_safetensors_holds_the_weights_of_net_or_of_the_whole_module(trained, task, tmp_path):
     run, config, module = trained[task]
@@ -104,6 +111,9 @@ def test_what_cannot_be_exported_is_told(trained, tmp_path):
     with pytest.raises(UserError, match="^GAN has no forward, which is what is exported$"):
         export(run, config, run.best_checkpoint(), "onnx", None)
     run, config, _ = trained["TwoInputs"]
+    other = config.model_copy(update={"data": {"_target_": "other_tasks.Empty"}})
+    with pytest.raises(UserError, match="^the data module has no test examples, on which the file would be tried$"):
+        export(run, other, run.best_checkpoint(), "onnx", None)
     other = config.model_copy(update={"data": {"_target_": "other_tasks.Texts"}})
     told = "^forward takes left, right, of which a dict with tokens, label has no tensors; name its arguments"
     with pytest.raises(UserError, match=told):
