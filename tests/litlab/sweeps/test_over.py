@@ -203,7 +203,8 @@ def test_hopeless_trials_are_pruned_by_several_jobs_at_once(tmp_path):
     pruned = [trial for trial in journal(sweep).get_all_trials(0) if trial.state == TrialState.PRUNED]
     assert "1e-06" in {trial.params["optimizer.lr"] for trial in pruned}
     for trial in pruned:
-        assert [Run.open(sweep / str(2 * trial.number + seed)).record.status for seed in (0, 1)].count("done") < 2
+        jobs = [sweep / str(2 * trial.number + seed) for seed in (0, 1)]  # of which one need not have begun
+        assert [Run.open(job).record.status for job in jobs if job.exists()].count("done") < 2
         first = [value for key, value in trial.user_attrs.items() if key.startswith("0/")]
         # A job that reports while its trial ends may come too late to be counted.
         assert trial.intermediate_values[0] in [pytest.approx(mean) for mean in (fmean(first), *first)]

@@ -130,9 +130,10 @@ def test_a_database_that_goes_away_stops_the_sweep_and_nothing_is_lost(tmp_path,
             f"; what is done is kept, go on with: python -m litlab train -m resume={sweep}"
         )
         assert len(ended.lines()) == 1
-        assert "interrupted" in statuses(sweep)
         assert set(statuses(sweep)) <= {"done", "interrupted", "not begun"}
-        if pruner == "median":
+        assert statuses(sweep).count("done") < 4
+        if pruner == "median":  # without one, both jobs may have ended before the first result is told
+            assert "interrupted" in statuses(sweep)
             reasons = [record(job.parent)["reason"] for job in sweep.glob("*/run.json")]  # of the other it is a signal
             assert any(reason and reason.startswith("sweep.storage does not answer: ") for reason in reasons), reasons
         gone = run(tmp_path, "train", "-m", f"resume={sweep}")
