@@ -53,6 +53,14 @@ def settings(*overrides: str) -> schema.Train:
     return check(run_config(compose(*overrides)), schema.Train)
 
 
+def settings_of(module: str, data: str, monitor: str | None, *overrides: str) -> schema.Train:
+    """The checked config of a training of these classes, whose optimizer is their own, with a loss to monitor."""
+    return settings(
+        "trainer=cpu", "~data", f"++data._target_={data}", "~model", f"++model._target_={module}", "optimizer=none",
+        f"checkpoint.monitor={monitor or 'null'}", f"checkpoint.mode={'min' if monitor else 'null'}", *overrides,
+    )  # fmt: skip
+
+
 def train(config: schema.Train, folder: Path, overrides: dict[str, str] | None = None, callbacks: Any = ()) -> Run:
     """Train in the folder, or go on with the run in it."""
     from litlab.training.train import train as train_run

@@ -36,7 +36,7 @@ def call(folder, command, *arguments):
 
 
 def runs(folder):
-    return sorted((folder / "logs/train/runs").iterdir())
+    return sorted((folder / "logs/train/runs").iterdir(), key=lambda path: Run.open(path).record.started)
 
 
 def test_the_name_stands_in_folder_record_and_config(project):

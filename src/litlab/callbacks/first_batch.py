@@ -44,6 +44,11 @@ class FirstBatch(Callback):
         self._wait(trainer, "validation_step")
         self._wait(trainer, "training_step")
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Wait for the first batch of a validation that is no part of a training."""
+        if trainer.state.fn == "validate":
+            self._wait(trainer, "validation_step")
+
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the first batch."""
         self._wait(trainer, "test_step")

@@ -79,7 +79,39 @@ def _tensor(outputs: Any, key: str) -> Tensor | None:
     return value if isinstance(value, Tensor) else None
 
 
-class PredictionView(Callback):
+class OutputCallback(Callback):
+    """Base of callbacks that look at what `validation_step` and `test_step` return."""
+
+    def on_outputs(self, trainer: Trainer, module: LightningModule, outputs: Any, dataloader_idx: int) -> None:
+        """Look at what a step has returned of a batch."""
+        raise NotImplementedError
+
+    @override
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.on_outputs(trainer, pl_module, outputs, dataloader_idx)
+
+    @override
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.on_outputs(trainer, pl_module, outputs, dataloader_idx)
+
+
+class PredictionView(OutputCallback):
     """Base of callbacks that look at each batch that a classifier has predicted, in a validation or a test.
 
     Of several validation or test loaders the first one is looked at, unless `every_loader` is set. Of several processes
@@ -115,28 +147,11 @@ class PredictionView(Callback):
         self._restart()
 
     @override
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._take(outputs, dataloader_idx)
-
-    @override
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._take(outputs, dataloader_idx)
+    def on_outputs(self, trainer: Trainer, module: LightningModule, outputs: Any, dataloader_idx: int) -> None:
+        batch = classified(outputs) if dataloader_idx == 0 or self.every_loader else None
+        if batch is not None:
+            self.seen, self.loader = True, dataloader_idx
+            self.see(batch)
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -152,12 +167,6 @@ class PredictionView(Callback):
     def _restart(self) -> None:
         self.seen = False
         self.start()
-
-    def _take(self, outputs: Any, dataloader_idx: int) -> None:
-        batch = classified(outputs) if dataloader_idx == 0 or self.every_loader else None
-        if batch is not None:
-            self.seen, self.loader = True, dataloader_idx
-            self.see(batch)
 
 
 def colours(images: Tensor) -> Tensor:

@@ -1,13 +1,12 @@
 """`evaluate run=FOLDER`: test the weights that a run left behind."""
 
 from pathlib import Path
-from typing import Literal
 
 from litlab.commands.command import Command, Request
 from litlab.commands.trained import OfRun, Trained
 from litlab.config.compose import write_config
 from litlab.config.schema import Train
-from litlab.config.types import AbsolutePath, Settings
+from litlab.config.types import AbsolutePath, Settings, SplitName
 from litlab.errors import UserError
 from litlab.runs.run import refuse_taken
 
@@ -36,7 +35,7 @@ class Evaluate(OfRun):
 
     data: DataPlace
     """Where the run's data is by now."""
-    split: Literal["train", "val", "test"]
+    split: SplitName
     """Part of the data: by `test_step` for test, else by `validation_step`; the training split without shuffling."""
     output: str | None
     """CSV file to write, with a row for each example; null for none."""

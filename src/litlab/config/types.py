@@ -20,6 +20,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
 NonNegativeInt = Annotated[int, Field(ge=0, lt=2**31)]
 
+SplitName = Literal["train", "val", "test"]
+"""The parts of a dataset, as Lightning's loaders and steps call them."""
+
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 

@@ -11,10 +11,11 @@ from lightning.pytorch import LightningDataModule
 from PIL import Image
 from torch import Tensor
 
+from litlab.config.types import SplitName
 from litlab.data.decoding import adapted, decoded, version_of
 from litlab.data.memory import InMemoryLoader
 from litlab.data.order import EpochSampler
-from litlab.data.split import Part, Split, class_folders, drawn, listed
+from litlab.data.split import Split, class_folders, drawn, listed
 from litlab.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ class FolderDataModule(LightningDataModule):
             self.split = drawn(self.dir, self.val_fraction, self.test_fraction, self.split_seed, self.folds, self.fold)
         return self.split
 
-    def _loader(self, part: Part, batch_size: int) -> InMemoryLoader:
+    def _loader(self, part: SplitName, batch_size: int) -> InMemoryLoader:
         """A loader of this part; a training reads all pictures first, so that no damaged one ends it later.
 
         Raises:

@@ -5,20 +5,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from litlab.config.types import SplitName
 from litlab.data.folds import fold_numbers
 from litlab.data.listing import is_hidden, visible_files
 from litlab.errors import UserError
 from litlab.messages import is_text
 
-Part = Literal["train", "val", "test"]
-
-PARTS: tuple[Part, ...] = get_args(Part)
+PARTS: tuple[SplitName, ...] = get_args(SplitName)
 
 NOT_CLASSES = {"train", "training", "val", "valid", "validation", "test"}
 """Names of sub-folders that hold parts of a dataset, not classes."""
@@ -48,11 +47,11 @@ class Split:
         label = {name: place for place, name in enumerate(self.class_names)}
         return torch.tensor([label[file.partition("/")[0]] for file in self.files], dtype=torch.int64)
 
-    def indices(self, part: Part) -> Tensor:
+    def indices(self, part: SplitName) -> Tensor:
         """Which pictures are in this part: int64, sorted."""
         return torch.where(self.parts == PARTS.index(part))[0]
 
-    def only(self, part: Part) -> Self:
+    def only(self, part: SplitName) -> Self:
         """The split without the pictures of the other parts."""
         chosen = self.indices(part)
         digests = None if self.digests is None else self.digests[chosen]

@@ -4,28 +4,25 @@ import logging
 import re
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Literal
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
-from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from litlab.callbacks.checkpoints import numbers
 from litlab.callbacks.class_accuracy import ClassAccuracy
 from litlab.callbacks.first_batch import FirstBatch
 from litlab.callbacks.shared_metrics import SharedMetrics
 from litlab.config import schema
+from litlab.config.types import SplitName
 from litlab.distributed.hardware import use_all_cores
 from litlab.errors import UserError
 from litlab.inference.examples import writing_examples
 from litlab.runs.run import Run
 from litlab.runs.terminal import ending
 from litlab.training.restore import restored
-from litlab.training.train import test
+from litlab.training.train import missing, test
 from litlab.training.trainer import make_trainer, note_device, settings_elsewhere
 
 log = logging.getLogger(__name__)
-
-Part = Literal["train", "val", "test"]
 
 
 def evaluate(
@@ -34,7 +31,7 @@ def evaluate(
     accelerator: str,
     precision: str | None,
     folder: Path,
-    split: Part = "test",
+    split: SplitName = "test",
     output: Path | None = None,
 ) -> Run:
     """Test the weights of `checkpoint`, from a run whose config is `trained`; `folder` gets the record of it.
@@ -60,7 +57,8 @@ def evaluate(
         seed_everything(trained.seed, workers=True, verbose=False)
         trained = _in_order(trained) if split == "train" else trained
         data, module = restored(trained, checkpoint)
-        _require_parts(data, module, split)
+        if lacking := missing(module, data, split):
+            raise UserError(f"split={split}: {lacking}")
         settings = settings_elsewhere(trained.trainer, accelerator)
         callbacks = [FirstBatch(trained.data, {}), ClassAccuracy(run), SharedMetrics(), *([writer] if writer else [])]
         trainer = make_trainer(settings, callbacks, [], folder, precision)
@@ -73,7 +71,7 @@ def evaluate(
 
 
 def _in_order(trained: schema.Train) -> schema.Train:
-    """Return settings by which validation goes through the whole training split in the data's order."""
+    """Return settings by which validation iterates over the whole training split, not shuffled."""
     fixed = {key: False for key in ("shuffle", "drop_last") if key in trained.data}
     if "shuffle" not in fixed:
         told = "split=train: %s takes no shuffle, so the examples come as it hands them out"
@@ -82,21 +80,9 @@ def _in_order(trained: schema.Train) -> schema.Train:
     return trained.model_copy(update={"data": trained.data | fixed, "trainer": trainer})
 
 
-def _require_parts(data: LightningDataModule, module: LightningModule, split: Part) -> None:
-    """Make sure that there is something to evaluate, and a step that does it.
-
-    Raises:
-        UserError: there is not.
-    """
-    step = "test_step" if split == "test" else "validation_step"
-    for part, name in ((module, step), (data, f"{split}_dataloader")):
-        if not is_overridden(name, part):
-            raise UserError(f"split={split}: {type(part).__name__} has no {name}")
-
-
-def _validate(run: Run, trainer: Trainer, module: LightningModule, data: LightningDataModule, split: Part) -> None:
+def _validate(run: Run, trainer: Trainer, module: LightningModule, data: LightningDataModule, split: SplitName) -> None:
     """Run `validation_step` over a split; what it logs under `val` is recorded under the split's name."""
-    if split == "train":
+    if split == "train":  # as the data module's own loader, for which alone Lightning calls its hooks
         data.val_dataloader = data.train_dataloader  # type: ignore[method-assign]
     trainer.validate(module, datamodule=data, verbose=False)
     if not sum(trainer.num_val_batches):

@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from typing_extensions import override
 
-from litlab.callbacks.predictions import NO_CLASS, class_names, classified
+from litlab.callbacks.predictions import OutputCallback, Predicted, class_names, classified
 from litlab.errors import UserError
 from litlab.files import replacing
 
@@ -33,7 +33,7 @@ def writing_examples(file: Path) -> Iterator["ExampleWriter"]:
         raise UserError(f"output={file} cannot be written: {error.strerror}") from error
 
 
-class ExampleWriter(Callback):
+class ExampleWriter(OutputCallback):
     """Writes a row for each example that `validation_step` or `test_step` returns outputs of.
 
     Columns are `loader` (index of the dataloader), `example` (from 0, in the order of that loader) and the outputs by
@@ -50,45 +50,22 @@ class ExampleWriter(Callback):
         self._seen = dict[int, int]()
 
     @override
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._write(trainer, "validation_step", outputs, dataloader_idx)
-
-    @override
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._write(trainer, "test_step", outputs, dataloader_idx)
-
-    def _write(self, trainer: Trainer, step: str, outputs: Any, loader: int) -> None:
+    def on_outputs(self, trainer: Trainer, module: LightningModule, outputs: Any, dataloader_idx: int) -> None:
+        step = "test_step" if trainer.testing else "validation_step"
         columns = _columns(trainer, outputs)
         if not columns:
-            module = type(trainer.lightning_module).__name__
             told = "returns no tensors by name with a value for each example, such as scores and targets"
-            raise UserError(f"output=FILE: {step} of {module} {told}")
+            raise UserError(f"output=FILE: {step} of {type(module).__name__} {told}")
         header = ["loader", "example", *columns]
         if self._header is None:
             self._header = header
             self._rows.writerow(header)
         elif header != self._header:
             raise UserError(f"output=FILE: {step} returns other outputs than before: {', '.join(columns)}")
-        first = self._seen.get(loader, 0)
+        first = self._seen.get(dataloader_idx, 0)
         rows = list(zip(*columns.values(), strict=True))
-        self._rows.writerows([loader, first + index, *row] for index, row in enumerate(rows))
-        self._seen[loader] = first + len(rows)
+        self._rows.writerows([dataloader_idx, first + index, *row] for index, row in enumerate(rows))
+        self._seen[dataloader_idx] = first + len(rows)
 
 
 def _columns(trainer: Trainer, outputs: Any) -> dict[str, Sequence[Any]]:
@@ -113,14 +90,12 @@ def _of_classes(told: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, S
     def named(classes: Tensor) -> list[str]:
         return [names[index] if index >= 0 else str(index) for index in classes.tolist()]
 
-    scores = told["scores"].float()
-    probability, predicted = scores.softmax(1).max(1)
-    predicted = predicted.where(scores.logsumexp(1).isfinite(), NO_CLASS)
+    answer = Predicted(told["scores"].float(), told["targets"].long(), None)
     others = ((key, told[key], names if key == "scores" else range(told[key][:1].numel())) for key in told)
     return {
-        "targets": named(told["targets"]),
-        "predicted": named(predicted),
-        "probability": probability.tolist(),
+        "targets": named(answer.targets),
+        "predicted": named(answer.classes),
+        "probability": answer.probabilities.amax(1).tolist(),
         **dict(_spread(other for other in others if other[0] != "targets")),
     }
 

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from PIL import Image
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_leaves
 
 from litlab.config import schema
 from litlab.console import say
@@ -83,16 +83,16 @@ def _standalone(run: Run, data: LightningDataModule, module: LightningModule, ba
     A classifier is what its `test_step` has returned as one; where nothing was tested, what answers by several numbers
     to an example with one class.
     """
-    model, measured = Standalone(data, module, batches, is_classifier=False), run.record.metrics
+    model, measured = Standalone(data, module, batches), run.record.metrics
     answer = model(*model.example)[0]
     is_classifier = bool(measured.test_by_class) if measured.test else _classes(model, batches[0]) is not None
-    is_classifier = is_classifier and answer.ndim == 2 and answer.shape[1] > 1 and answer.is_floating_point()
-    return Standalone(data, module, batches, is_classifier)
+    model.is_classifier = is_classifier and answer.ndim == 2 and answer.shape[1] > 1 and answer.is_floating_point()
+    return model
 
 
 def _classes(model: Standalone, batch: Any) -> Tensor | None:
     """Return the part of a batch that is a class for each example, besides the inputs; None if it is not clear."""
-    inputs, parts = set(map(id, model.inputs(batch))), tree_flatten(batch)[0]
+    inputs, parts = set(map(id, model.inputs(batch))), tree_leaves(batch)
     others = [part for part in parts if isinstance(part, Tensor) and id(part) not in inputs]
     found = [part for part in others if part.ndim == 1 and part.dtype == torch.int64]
     return found[0] if len(found) == 1 else None

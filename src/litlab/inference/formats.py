@@ -28,7 +28,7 @@ def _write_onnx(model: Standalone, metadata: Mapping[str, str], file: Path) -> A
     import onnxruntime
 
     names, graph = model.file_names, _program(model)
-    program: Any = torch.onnx.export(graph, input_names=names, output_names=model.outputs(), verbose=False)
+    program: Any = torch.onnx.export(graph, input_names=names, output_names=model.output_names(), verbose=False)
     program.model.metadata_props.update(metadata)
     program.save(file, external_data=False)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
@@ -52,7 +52,8 @@ def _write_safetensors(model: Standalone, metadata: Mapping[str, str], file: Pat
 
     weights = {name: weight.clone() for name, weight in _weighted(model).state_dict().items()}  # those shared, too
     file.write_bytes(save(weights, dict(metadata)))
-    anew = Standalone(model.data, deepcopy(model.module), model.batches, model.is_classifier)
+    anew = Standalone(model.data, deepcopy(model.module), model.batches)
+    anew.is_classifier = model.is_classifier
     _weighted(anew).load_state_dict(load(file.read_bytes()))
     return anew
 

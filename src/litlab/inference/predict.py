@@ -112,7 +112,7 @@ def predict(
 
 def as_batch(data: LightningDataModule, images: Tensor) -> Tensor:
     """Images as they are in a batch of the data module's, once they are on the device, made what the network sees."""
-    unlabelled = images.new_zeros(images.shape[0], dtype=torch.int64)  # len() would be a constant in an export
+    unlabelled = images.new_zeros(len(images), dtype=torch.int64)
     seen: Tensor = data.on_after_batch_transfer((images, unlabelled), 0)[0]
     return seen
 

@@ -23,10 +23,10 @@ class Standalone(nn.Module):
     Args:
         data: its `on_after_batch_transfer`, or else the module's, comes before the model.
         module: the model.
-        batches: examples, by which the sizes that vary are known; what is no input in them is zeros for the hook.
-        is_classifier: whether `forward` gives logits of classes.
+        batches: example batches, which show the dynamic dimensions; the hook gets zeros for what is no input in them.
 
     Attributes:
+        is_classifier: whether `forward` returns logits of classes, False until it is set.
         names: the arguments of `forward`.
         file_names: what a file calls them.
         example: inputs of two examples.
@@ -35,26 +35,28 @@ class Standalone(nn.Module):
         UserError: the module has no `forward` that takes inputs.
     """
 
-    def __init__(
-        self, data: LightningDataModule, module: nn.Module, batches: Sequence[Any], is_classifier: bool
-    ) -> None:
+    def __init__(self, data: LightningDataModule, module: nn.Module, batches: Sequence[Any]) -> None:
         super().__init__()
-        self.data, self.module, self.batches, self.is_classifier = data, module, batches, is_classifier
+        self.data, self.module, self.batches, self.is_classifier = data, module, batches, False
         self.names = _arguments(module)
         self.file_names = ["pixels"] if hasattr(data, "read_picture") and len(self.names) == 1 else self.names
         self.example = tuple(_two(value) for value in self.inputs(batches[0]))
         hooked = [part for part in (data, module) if is_overridden("on_after_batch_transfer", part)]
         self.hook: Any = hooked[0].on_after_batch_transfer if hooked else None
-        self.features = features_of(module) if is_classifier and len(self.names) == 1 else None
+        self.features = features_of(module) if len(self.names) == 1 else None
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return the answer to inputs, each with the examples in its first dimension."""
+        """Return the outputs for a batch, each with the examples in its first dimension."""
+        return tuple(self.outputs(*inputs).values())
+
+    def outputs(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """Return the outputs for a batch by name."""
         seen = self._after_transfer(inputs)
-        answer = tuple(outputs_of(self.module(*seen)).values())
+        answer = outputs_of(self.module(*seen))
         if not self.is_classifier:
             return answer
-        probabilities = answer[0].softmax(1)
-        return (probabilities,) if self.features is None else (probabilities, self.features(*seen).flatten(1))
+        probabilities = {"probabilities": next(iter(answer.values())).softmax(1)}
+        return probabilities if self.features is None else probabilities | {"features": self.features(*seen).flatten(1)}
 
     def inputs(self, batch: Any) -> list[Tensor]:
         """Return what `forward` takes of a batch: of a sequence the first parts, of a mapping those of its names.
@@ -72,12 +74,10 @@ class Standalone(nn.Module):
             raise UserError(f"{told}; name its arguments as the batch does, or put them first")
         return found
 
-    def outputs(self) -> list[str]:
-        """Return the names of what comes out."""
-        if self.is_classifier:
-            return ["probabilities"] if self.features is None else ["probabilities", "features"]
-        with torch.no_grad():
-            return list(outputs_of(self.module(*self._after_transfer(self.example))))
+    @torch.no_grad()
+    def output_names(self) -> list[str]:
+        """Return the names of the outputs."""
+        return list(self.outputs(*self.example))
 
     def dynamic_shapes(self) -> tuple[dict[int, Any], ...]:
         """Return the dimensions of each input that vary: the first, and those that differ between the batches."""

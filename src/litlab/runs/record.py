@@ -12,6 +12,8 @@ from pydantic import (
     model_validator,
 )
 
+from litlab.config.types import SplitName
+
 CheckpointName = Literal["best", "last"]
 
 Status = Literal["running", "done", "pruned", "failed", "interrupted"]
@@ -140,7 +142,7 @@ class Record(Part):
     """Paths inside the run's folder."""
     evaluated: str | None = None
     """The checkpoint that `evaluate` took."""
-    evaluated_split: Literal["train", "val", "test"] | None = None
+    evaluated_split: SplitName | None = None
     """The part of the data that it took."""
     git: Git | None = None
     """None where the source is not in a git repository."""

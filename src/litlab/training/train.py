@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from litlab.callbacks.checkpoints import numbers
 from litlab.callbacks.first_batch import telling_of_labels
 from litlab.config import schema
+from litlab.config.types import SplitName
 from litlab.distributed import debugger
 from litlab.distributed.group import broadcast_from_rank_zero, is_rank_zero, noticing_loss, process_group
 from litlab.distributed.hardware import keep_memory, use_all_cores
@@ -84,7 +85,7 @@ def _train(settings: schema.Train, run: Run, callbacks: Sequence[Callback]) -> N
             _open(run, trainer, module, checkpoint)
     for key, finder in training.finders.items() if not run.is_resumed else ():
         suggest_learning_rate(key, finder, settings, module, run)
-    untestable = _untestable(module, data) if settings.test else "test=false"
+    untestable = missing(module, data, "test") if settings.test else "test=false"
     if settings.test and untestable:
         log.info("test: %s, so the best weights are not tested", untestable)
     pause = getattr(trainer.progress_bar_callback, "pause", lambda: None)  # of a bar, where there is a terminal
@@ -109,11 +110,11 @@ def _open(run: Run, trainer: Trainer, module: LightningModule, checkpoint: Path 
     log.info(opening(run, sum(weight.numel() for weight in module.parameters() if weight.requires_grad)))
 
 
-def _untestable(module: LightningModule, data: LightningDataModule) -> str | None:
-    """Return why the weights cannot be tested, if so."""
-    if not is_overridden("test_step", module):
-        return f"{type(module).__name__} has no test_step"
-    return None if is_overridden("test_dataloader", data) else f"{type(data).__name__} has no test_dataloader"
+def missing(module: LightningModule, data: LightningDataModule, split: SplitName) -> str | None:
+    """Return what the weights cannot be evaluated on this split without, if anything."""
+    step = "test_step" if split == "test" else "validation_step"
+    parts = ((module, step), (data, f"{split}_dataloader"))
+    return next((f"{type(part).__name__} has no {name}" for part, name in parts if not is_overridden(name, part)), None)
 
 
 def test(run: Run, trainer: Trainer, module: LightningModule, data: LightningDataModule) -> None:

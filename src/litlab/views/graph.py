@@ -11,38 +11,16 @@ from torch.utils.tensorboard import SummaryWriter
 from typing_extensions import override
 
 from litlab.callbacks.guard import undisturbed
-from litlab.callbacks.predictions import inputs_of
+from litlab.callbacks.predictions import OutputCallback, inputs_of
 from litlab.views.board import DrawnOnce, writers
 
 
-class Graph(DrawnOnce):
+class Graph(DrawnOnce, OutputCallback):
     """Draws the operations of `forward`, as they are traced with the first of the `inputs` that a step has returned."""
 
     @override
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._draw(trainer, pl_module, inputs_of(outputs))
-
-    @override
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._draw(trainer, pl_module, inputs_of(outputs))
-
-    def _draw(self, trainer: Trainer, module: LightningModule, inputs: Tensor | None) -> None:
+    def on_outputs(self, trainer: Trainer, module: LightningModule, outputs: Any, dataloader_idx: int) -> None:
+        inputs = inputs_of(outputs)
         if self.drawn or inputs is None:
             return
         self.drawn = True

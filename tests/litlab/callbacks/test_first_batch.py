@@ -102,6 +102,15 @@ def test_labels(kind, sanity):
         fit(module, (images(), found), model, sanity=sanity)
 
 
+@pytest.mark.parametrize("name", ["validate", "test"])
+def test_labels_of_what_is_only_evaluated(name):
+    module, model = classifier()
+    module.test_step = module.validation_step
+    loader = DataLoader(TensorDataset(images(), labels(1, 10)), 10)
+    with pytest.raises(UserError, match="the labels are from 1 to 10, expected 0 to 9"):
+        getattr(make_trainer(FirstBatch(DATA, model), sanity=1), name)(module, loader)
+
+
 def test_labels_of_later_batches_are_told_first():
     late = labels(0, 8)
     late[-1] = 12

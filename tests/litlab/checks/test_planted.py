@@ -4,7 +4,7 @@ import json
 
 import other_modules
 import pytest
-from conftest import settings
+from conftest import settings, settings_of
 
 from litlab.checks.fast import best_of
 from litlab.checks.run import chosen, findings
@@ -52,10 +52,7 @@ DATA = {
 
 def of(module, data="planted.Points", monitor="val_loss"):
     """The settings of a training with this module and these data."""
-    return settings(
-        "trainer=cpu", "~data", f"++data._target_={data}", "~model", f"++model._target_={module}", "optimizer=none",
-        f"checkpoint.monitor={monitor or 'null'}", f"checkpoint.mode={'min' if monitor else 'null'}",
-    )  # fmt: skip
+    return settings_of(module, data, monitor)
 
 
 def found(config, *only):

@@ -329,7 +329,9 @@ def test_last_is_the_newest_unfinished_run(tmp_path):
     assert (nothing.code, nothing.err) == (2, f"train: there is no unfinished run in {tmp_path}/logs/train\n")
     assert run(tmp_path, "train", logs, *SHORT, "test=false", prepare=at("on_train_epoch_end")).code == -signal.SIGKILL
     assert run(tmp_path, "train", logs, *SHORT, "test=false").code == 0
-    unfinished, done = sorted((tmp_path / "logs" / "train" / "runs").iterdir())
+    unfinished, done = sorted(
+        (tmp_path / "logs" / "train" / "runs").iterdir(), key=lambda path: Run.open(path).record.started
+    )
     assert [record(folder)["status"] for folder in (unfinished, done)] == ["running", "done"]
     resumed = run(tmp_path, "train", logs, "resume=last")
     assert resumed.code == 0, resumed.err

@@ -99,7 +99,7 @@ class Answering(LightningModule):
         super().__init__()
         self.net, self.loaders = nn.Linear(1, 1), loaders
 
-    def test_step(self, batch, batch_idx, dataloader_idx=0):
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
         return self.loaders[dataloader_idx][batch_idx]
 
 
@@ -108,7 +108,7 @@ def written(*loaders):
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
     trainer = Trainer(callbacks=[ExampleWriter(stream)], enable_model_summary=False, **options)
     data = [DataLoader(TensorDataset(torch.zeros(len(batches), 1)), batch_size=1) for batches in loaders]
-    trainer.test(Answering(*loaders), dataloaders=data, verbose=False)
+    trainer.validate(Answering(*loaders), dataloaders=data, verbose=False)
     return stream.getvalue().splitlines()
 
 
@@ -135,5 +135,5 @@ def test_targets_that_do_not_count_and_scores_that_are_no_numbers_are_minus_one(
 
 def test_outputs_that_change_are_refused():
     batches = [{"preds": torch.zeros(1), "targets": torch.zeros(1)}, {"preds": torch.zeros(1, 2)}]
-    with pytest.raises(UserError, match="^output=FILE: test_step returns other outputs than before: preds/0, preds/1"):
+    with pytest.raises(UserError, match="^output=FILE: validation_step returns other outputs than before: preds/0"):
         written(batches)

@@ -6,7 +6,7 @@ import onnxruntime
 import other_tasks
 import pytest
 import torch
-from conftest import settings, train
+from conftest import settings_of, train
 from safetensors.torch import load_file
 
 from litlab.errors import UserError
@@ -16,10 +16,9 @@ from litlab.training.restore import restored
 
 
 def of(module, data, package="other_tasks"):
-    return settings(
-        "trainer=cpu", "trainer.max_epochs=1", "trainer.precision=32-true",
-        "~data", f"++data._target_={package}.{data}", "~model", f"++model._target_={package}.{module}",
-        "optimizer=none", "views=none", "logger=none", "checkpoint.monitor=val_loss", "checkpoint.mode=min",
+    return settings_of(
+        f"{package}.{module}", f"{package}.{data}", "val_loss",
+        "trainer.max_epochs=1", "trainer.precision=32-true", "views=none", "logger=none",
     )  # fmt: skip
 
 

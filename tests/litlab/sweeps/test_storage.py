@@ -118,7 +118,7 @@ def test_a_sweep_that_is_killed_goes_on_with_its_study(server, tmp_path):
 @pytest.mark.parametrize("pruner", ["none", "median"])
 def test_a_database_that_goes_away_stops_the_sweep_and_nothing_is_lost(tmp_path, pruner):
     with Server() as server:
-        longer = ("seed=1,2,3,4", "trainer.max_epochs=25", f"sweep.pruner={pruner}", "launcher=local")
+        longer = ("seed=1,2", "trainer.max_epochs=5,60", f"sweep.pruner={pruner}", "launcher=local")
         process = Process(tmp_path, "train", *sweep_arguments(tmp_path, *longer), f"sweep.storage={server.url}")
         process.wait_for(lambda: len(list(tmp_path.glob("logs/train/multiruns/*/*/checkpoints/last.ckpt"))) >= 2)
         server.stop()
@@ -131,9 +131,8 @@ def test_a_database_that_goes_away_stops_the_sweep_and_nothing_is_lost(tmp_path,
         )
         assert len(ended.lines()) == 1
         assert set(statuses(sweep)) <= {"done", "interrupted", "not begun"}
-        assert statuses(sweep).count("done") < 4
-        if pruner == "median":  # without one, both jobs may have ended before the first result is told
-            assert "interrupted" in statuses(sweep)
+        assert "interrupted" in statuses(sweep)  # the longer job, at the latest when the result of the other is told
+        if pruner == "median":
             reasons = [record(job.parent)["reason"] for job in sweep.glob("*/run.json")]  # of the other it is a signal
             assert any(reason and reason.startswith("sweep.storage does not answer: ") for reason in reasons), reasons
         gone = run(tmp_path, "train", "-m", f"resume={sweep}")

@@ -5,7 +5,7 @@ import json
 import other_modules
 import pytest
 import torch
-from conftest import settings, train
+from conftest import settings_of, train
 
 from litlab.checks.subject import final
 from litlab.checks.watch import StopAt
@@ -17,13 +17,9 @@ def of(name):
     """The settings of a training of this module."""
     data, monitor = other_modules.CASES[name]
     module = name if hasattr(other_modules, name) else "Basic"
-    return settings(
-        "trainer=cpu",
-        "trainer.max_epochs=3",
-        "~data", f"++data._target_=other_modules.{data}",
-        "~model", f"++model._target_=other_modules.{module}",
-        "optimizer=none", "views=none", "logger=csv", "checkpoint.every_n_steps=1",
-        f"checkpoint.monitor={monitor or 'null'}", f"checkpoint.mode={'min' if monitor else 'null'}",
+    return settings_of(
+        f"other_modules.{module}", f"other_modules.{data}", monitor,
+        "trainer.max_epochs=3", "views=none", "logger=csv", "checkpoint.every_n_steps=1",
         *(["++data.workers=2"] if name == "read by workers" else []),
     )  # fmt: skip
 
